@@ -1,0 +1,354 @@
+"""Override, check, flatten, store and name any tree of frozen dataclasses.
+
+Settings are values: a job builds them in Python, the command line overrides leaves by dotted keys, MLflow and Tune see the
+same keys. Everything here works on plain dataclasses and needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+__all__ = [
+    "SettingError",
+    "check",
+    "check_number",
+    "fingerprint",
+    "flatten",
+    "from_plain",
+    "nearest",
+    "override",
+    "parse_assignments",
+    "to_plain",
+]
+
+T = TypeVar("T")
+
+
+class SettingError(ValueError):
+    """A user's setting is wrong; the message is one line that says which, what was found and what is allowed."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name most like ``name``, or None where nothing is alike."""
+    names = list(allowed)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if found:
+        return found[0]
+    inside = [other for other in names if name.lower() in other.lower() or other.lower() in name.lower()]
+    return min(inside, key=len) if inside and name else None
+
+
+def unknown(what: str, name: str, allowed: Iterable[str]) -> SettingError:
+    """The error for a name that does not exist: what, found, nearest, allowed (shortened)."""
+    names = list(allowed)
+    hint = nearest(name, names)
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return SettingError(f"{what} {name!r} does not exist" + (f"; did you mean {hint!r}?" if hint else "") + f" (there are: {shown})")
+
+
+def check_number(
+    key: str, value: float | None, *, low: float | None = None, high: float | None = None, above: float | None = None
+) -> None:
+    """Raise unless ``low <= value <= high`` and ``value > above``; None (absent) passes."""
+    if value is None:
+        return
+    if isinstance(value, float) and math.isnan(value):
+        raise SettingError(f"{key} = nan: a number is needed")
+    limits = [f">= {low}"] * (low is not None) + [f"> {above}"] * (above is not None) + [f"<= {high}"] * (high is not None)
+    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+        raise SettingError(f"{key} = {value!r}: must be {' and '.join(limits)}")
+
+
+# --------------------------------------------------------------------------------------------------------------- types
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """Resolved annotations of the fields of a dataclass."""
+    return {name: hint for name, hint in typing.get_type_hints(cls).items() if name in {f.name for f in dataclasses.fields(cls)}}
+
+
+def describe(hint: Any) -> str:
+    """A type as a user would say it: 'a whole number', 'one of fp32, bf16'."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _PLAIN_NAMES:
+        return _PLAIN_NAMES[hint]
+    if origin is Literal:
+        return "one of " + ", ".join(str(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(a) for a in args)
+    if origin is tuple:
+        return "a list of " + describe(args[0]).removeprefix("a ") + "s" if args else "a list"
+    if origin is not None and issubclass(origin, Mapping):
+        return "a mapping"
+    return getattr(hint, "__name__", str(hint))
+
+
+_PLAIN_NAMES: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"
+}  # fmt: skip
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` may stand in a field annotated with ``hint`` (dataclass fields inside are checked by `check`)."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        return len(inner) == len(value) and all(fits(v, a) for v, a in zip(value, inner, strict=True))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(v, args[1]) for v in value.values())
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is not None or not isinstance(hint, type):
+        return True  # a callable, a type variable: nothing a job file can get wrong by a key
+    if getattr(hint, "_is_protocol", False):
+        return value is not None and not isinstance(value, str | int | float)
+    return isinstance(value, hint)
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Check every field of a settings tree against its annotation; raise `SettingError` for the first that does not fit."""
+    types_of = hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint, key = getattr(config, field.name), types_of[field.name], f"{prefix}{field.name}"
+        if not fits(value, hint):
+            raise SettingError(f"{key} = {value!r}: must be {describe(hint)}")
+        for inner_key, inner in _children(value, key):
+            check(inner, f"{inner_key}.")
+
+
+def _children(value: Any, key: str) -> list[tuple[str, Any]]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(key, value)]
+    if isinstance(value, Mapping):
+        return [pair for name, item in value.items() for pair in _children(item, f"{key}.{name}")]
+    if isinstance(value, tuple):
+        return [pair for number, item in enumerate(value) for pair in _children(item, f"{key}.{number}")]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------------ override
+
+
+def parse_assignments(words: Iterable[str]) -> dict[str, str]:
+    """``["optim.lr=0.05"]`` -> ``{"optim.lr": "0.05"}``."""
+    assignments: dict[str, str] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise SettingError(f"{word!r}: a setting is written key=value, for example optim.lr=0.05")
+        if key.strip() in assignments:
+            raise SettingError(f"{key.strip()} is set twice: {assignments[key.strip()]!r} and {text!r}")
+        assignments[key.strip()] = text
+    return assignments
+
+
+def override(config: T, assignments: Mapping[str, Any], prefix: str = "") -> T:
+    """A copy of a settings tree with leaves replaced by dotted keys; texts are read by the field's type.
+
+    All keys of one dataclass are set at once, so that its own checks see the whole new value.
+
+    Raises:
+        SettingError: unknown key (with the nearest), wrong type, impossible value.
+    """
+    grouped: dict[str, dict[str, Any]] = {}
+    for key, value in assignments.items():
+        head, _, rest = key.partition(".")
+        grouped.setdefault(head, {})[rest] = value
+    if isinstance(config, Mapping):
+        return typing.cast(T, _override_mapping(config, grouped, prefix))
+    types_of = hints(type(config))  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for head, below in grouped.items():
+        if head not in types_of:
+            raise _unknown_key(config, prefix, head, below)
+        changes[head] = _replaced(getattr(config, head), types_of[head], below, f"{prefix}{head}")
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except SettingError as error:
+        raise SettingError(_with_prefix(str(error), prefix)) from None
+
+
+def _with_prefix(message: str, prefix: str) -> str:
+    """A dataclass's own check knows its field's name only: put the path in front where the message starts with a field."""
+    return message if not prefix or message.startswith(prefix) or " " in message.split("=")[0].strip() else prefix + message
+
+
+def _unknown_key(config: Any, prefix: str, head: str, below: Mapping[str, Any]) -> SettingError:
+    rest = next(iter(below))
+    key = f"{prefix}{head}" + (f".{rest}" if rest else "")
+    here = [f"{prefix}{name}" for name in hints(type(config))]
+    everywhere = [f"{prefix}{name}" for name in flatten(config)] + here
+    hint = nearest(key, everywhere) or nearest(f"{prefix}{head}", here)
+    return SettingError(f"unknown setting {key!r}" + (f"; did you mean {hint!r}?" if hint else "") + f" (here: {', '.join(here)})")
+
+
+def _replaced(value: Any, hint: Any, below: Mapping[str, Any], key: str) -> Any:
+    if "" in below:
+        if len(below) > 1:
+            raise SettingError(f"{key} is set both whole and in part")
+        if dataclasses.is_dataclass(value) and isinstance(below[""], str) and below[""].lower() != "none":
+            inside = ", ".join(f"{key}.{name}" for name in hints(type(value)))
+            raise SettingError(f"{key} is a group of settings ({type(value).__name__}): set one of {inside}")
+        return convert(below[""], hint, key)
+    if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
+        return override(value, below, f"{key}.")
+    if isinstance(value, tuple):
+        items = list(value)
+        for number, rest in _by_head(below).items():
+            if not number.isdigit() or int(number) >= len(items):
+                raise SettingError(f"{key}.{number}: a place from 0 to {len(items) - 1} is needed")
+            inner = typing.get_args(hint)[0] if typing.get_args(hint) else Any
+            items[int(number)] = _replaced(items[int(number)], inner, rest, f"{key}.{number}")
+        return tuple(items)
+    raise SettingError(f"{key} = {value!r} has no settings below it: {key}.{next(iter(below))} does not exist")
+
+
+def _by_head(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    grouped: dict[str, dict[str, Any]] = {}
+    for key, value in assignments.items():
+        head, _, rest = key.partition(".")
+        grouped.setdefault(head, {})[rest] = value
+    return grouped
+
+
+def _override_mapping(config: Mapping[str, Any], grouped: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    result = dict(config)
+    for head, below in grouped.items():
+        if head not in result:
+            raise unknown("setting", f"{prefix}{head}", [f"{prefix}{name}" for name in result])
+        result[head] = _replaced(result[head], type(result[head]), below, f"{prefix}{head}")
+    return result
+
+
+def convert(value: Any, hint: Any, key: str) -> Any:
+    """Read a text by a field's type, or pass a value that already fits; raise `SettingError` otherwise."""
+    if not isinstance(value, str):
+        if fits(value, hint):
+            return float(value) if hint is float else value
+        raise SettingError(f"{key} = {value!r}: must be {describe(hint)}")
+    for reader in _readers(hint):
+        try:
+            return reader(value)
+        except (ValueError, KeyError):
+            continue
+    allowed = [str(a) for a in typing.get_args(hint)] if typing.get_origin(hint) is Literal else []
+    near = nearest(value, allowed)
+    raise SettingError(f"{key} = {value!r}: must be {describe(hint)}" + (f"; did you mean {near!r}?" if near else ""))
+
+
+def _readers(hint: Any) -> list[Callable[[str], Any]]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return [lambda text: text]
+    if hint is type(None):
+        return [{"none": None, "null": None}.__getitem__]
+    if hint is bool:
+        return [lambda text: {"true": True, "false": False, "yes": True, "no": False}[text.lower()]]
+    if hint in (int, float, str):
+        return [hint]
+    if origin is Literal:
+        return [{str(a): a for a in args}.__getitem__]
+    if origin in (typing.Union, types.UnionType):
+        # text last: otherwise "none" and numbers would be read as text
+        return [r for a in sorted(args, key=lambda a: (a is str, a is not type(None))) for r in _readers(a)]
+    if origin is tuple:
+        inner = args[0] if args else Any
+        return [lambda text: tuple(convert(part.strip(), inner, "item") for part in text.strip("()[]").split(",") if part.strip())]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------- plain and back
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a settings tree under dotted keys; a nested dataclass also says its type under ``key``."""
+    leaves: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        leaves.update(_leaves(getattr(config, field.name), f"{prefix}{field.name}"))
+    return leaves
+
+
+def _leaves(value: Any, key: str) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {key: type(value).__name__, **flatten(value, f"{key}.")}
+    if isinstance(value, Mapping):
+        return {k: v for name, item in value.items() for k, v in _leaves(item, f"{key}.{name}").items()}
+    if isinstance(value, tuple) and any(dataclasses.is_dataclass(v) for v in value):
+        return {k: v for number, item in enumerate(value) for k, v in _leaves(item, f"{key}.{number}").items()}
+    return {key: value}
+
+
+def to_plain(value: Any) -> Any:
+    """A settings tree as JSON-ready values; dataclasses carry their type as ``module:name``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
+    if isinstance(value, Mapping):
+        return {"mapping": {str(k): to_plain(v) for k, v in value.items()}}
+    if isinstance(value, tuple | list):
+        return [to_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise SettingError(f"{value!r} ({type(value).__name__}) cannot be a setting: use numbers, texts, tuples, mappings, frozen dataclasses")
+
+
+def from_plain(plain: Any) -> Any:
+    """The inverse of `to_plain`. Only dataclasses are built; nothing else is called."""
+    if isinstance(plain, list):
+        return tuple(from_plain(v) for v in plain)
+    if not isinstance(plain, dict):
+        return plain
+    if "mapping" in plain:
+        return {k: from_plain(v) for k, v in plain["mapping"].items()}
+    module, _, name = plain["type"].partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise SettingError(f"{plain['type']} is no settings class")
+    return found(**{k: from_plain(v) for k, v in plain.items() if k != "type"})
+
+
+def fingerprint(config: Any, *, without: Iterable[str] = ()) -> str:
+    """Eight hex digits of what differs from the defaults, so that a new setting does not rename old runs.
+
+    ``without`` names top-level fields that do not belong to a run's identity (where it runs, how it is logged).
+    """
+    skipped = set(without)
+    fields = {f.name: _differing(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in skipped}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _differing(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        if isinstance(value, Mapping):
+            return {str(k): _differing(v) for k, v in value.items()}
+        if isinstance(value, tuple):
+            return [_differing(v) for v in value]
+        return value
+    kept: dict[str, Any] = {"type": type(value).__qualname__}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if default is dataclasses.MISSING or item != default:
+            kept[field.name] = _differing(item)
+    return kept

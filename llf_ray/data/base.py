@@ -1,0 +1,178 @@
+"""What every data set offers: classes, channels and three roles of labelled images; and the ways to find and to split files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from llf_ray.config import SettingError, check_number, nearest
+from llf_ray.data.order import Indices, bits
+
+__all__ = [
+    "ROLES",
+    "ROOT_VARIABLE",
+    "DataSet",
+    "Items",
+    "Pixels",
+    "Role",
+    "Stack",
+    "check_settings",
+    "cut",
+    "few",
+    "found",
+    "located",
+    "read_image",
+    "square",
+    "stacked",
+]
+
+Role: TypeAlias = Literal["train", "validation", "test"]
+ROLES: tuple[Role, ...] = get_args(Role)
+ROOT_VARIABLE = "LLF_RAY_DATA"  # the folder that relative paths of data start from
+
+Pixels = NDArray[np.uint8]  # an image: (height, width, channels)
+
+_SPLIT = 2  # the word that keeps the split's stream apart from other users of the same seed
+
+
+class Items(Protocol):
+    """The labelled images of one role."""
+
+    @property
+    def labels(self) -> Indices:
+        """The class of each item, (items,)."""
+        ...
+
+    def image(self, index: int) -> Pixels:
+        """One image; a broken file is a ValueError that names it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images of one size, in memory: (items, height, width, channels)."""
+
+    images: Pixels
+    labels: Indices
+
+    def image(self, index: int) -> Pixels:
+        return np.asarray(self.images[index])
+
+
+class DataSet(Protocol):
+    """Settings that say which data; reading happens in the methods."""
+
+    @property
+    def channels(self) -> int: ...
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; label i is the i-th."""
+        ...
+
+    def load(self, role: Role) -> Items:
+        """The items of a role, always in the same order. FileNotFoundError or ValueError, in one line, where they cannot be had."""
+        ...
+
+
+def check_settings(
+    *,
+    channels: int = 3,
+    validation: float = 0.1,
+    test: float = 0.1,
+    size: int | None = None,
+    num_train: int | None = None,
+    num_held_out: int | None = None,
+) -> None:
+    """The checks that the settings of all data sets share."""
+    if channels not in (1, 3):
+        raise SettingError(f"channels = {channels}: must be 1 (grey) or 3 (colour)")
+    check_number("validation", validation, above=0.0)
+    check_number("test", test, above=0.0)
+    check_number("size", size, low=1)
+    check_number("num_train", num_train, low=1)
+    check_number("num_held_out", num_held_out, low=1)
+    if validation + test >= 1:
+        raise SettingError(f"validation = {validation!r}, test = {test!r}: the shares must leave some of the data for training")
+
+
+def located(path: str) -> Path:
+    """A path of a setting: relative ones start from the folder in ``LLF_RAY_DATA`` where that is set, else from here."""
+    return (Path(os.environ.get(ROOT_VARIABLE) or ".") / Path(path).expanduser()).absolute()
+
+
+def found(path: Path, expected: str) -> Path:
+    """The path, or a FileNotFoundError with what was expected there and the nearest name that exists."""
+    if path.exists():
+        return path
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    wanted = path.relative_to(parent).parts[0]
+    near = nearest(wanted, sorted(entry.name for entry in parent.iterdir()))
+    hint = f"did you mean {near!r}?" if near else f"nothing in {parent} has a name like it"
+    raise FileNotFoundError(f"{path} does not exist: expected {expected}; {hint}")
+
+
+def read_image(path: Path, channels: int) -> Pixels:
+    """One image file as grey (1) or colour (3)."""
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: it was there when the folder was listed") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def square(pixels: Pixels, size: int) -> Pixels:
+    """Shorter side resized to ``size`` (bicubic), then the square in the centre."""
+    height, width, channels = pixels.shape
+    if (height, width) == (size, size):
+        return pixels
+    scale = size / min(height, width)
+    picture = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
+    picture = picture.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return np.asarray(picture.crop((left, top, left + size, top + size))).reshape(size, size, channels)
+
+
+def stacked(items: Items, size: int) -> Stack:
+    """All images of a role in memory, as squares of one size."""
+    return Stack(np.stack([square(items.image(index), size) for index in range(len(items.labels))]), items.labels)
+
+
+def cut(labels: Indices, share: float, seed: int, stream: int) -> tuple[Indices, Indices]:
+    """Positions that stay and positions that are cut away, both in order: ``share`` of each class, at least one, by seed."""
+    away = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        (members,) = np.nonzero(labels == label)
+        mixed = members[np.argsort(bits((_SPLIT, seed, stream), members), kind="stable")]
+        away[mixed[: max(1, round(share * len(members)))]] = True
+    return np.nonzero(~away)[0], np.nonzero(away)[0]
+
+
+def few(labels: Indices, number: int | None) -> Indices:
+    """Positions of the first ``number`` items, classes taking turns; all, as they are, for None or where there are fewer."""
+    if number is None or number >= len(labels):
+        return np.arange(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        (members,) = np.nonzero(labels == label)
+        turn[members] = np.arange(len(members))
+    return np.sort(np.lexsort((labels, turn))[:number])
+
+
+def limit_of(role: Role, num_train: int | None, num_held_out: int | None) -> int | None:
+    """How many items a role may have."""
+    return num_train if role == "train" else num_held_out
+
+
+def label_names(labels: Iterable[int]) -> tuple[str, ...]:
+    """Numbers as names, for sources that have no others."""
+    return tuple(str(label) for label in range(max(labels) + 1))

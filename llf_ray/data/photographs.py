@@ -1,0 +1,110 @@
+"""The default task's data: items of Fashion-MNIST, each at a random place on a crop of a real photograph, fixed by seed.
+
+Plain Fashion-MNIST leaves generalisation little room to improve. Here the evidence is a part of the picture, and 2,000
+training images do not show what a background can look like.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from llf_ray.config import SettingError, check_number
+from llf_ray.data.base import Pixels, Role, Stack, check_settings, found, read_image
+from llf_ray.data.order import Indices, below, uniform
+from llf_ray.data.sample import FashionSample
+
+__all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_folder"]
+
+# Those of scikit-image's photographs that are in its wheel and lossless: a JPEG's pixels would depend on the decoder.
+PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "motorcycle_left")
+BLOCK = 72  # photographs are cut into blocks of this side; a block serves one role only
+ROLE_SHARES: dict[Role, tuple[float, float]] = {"train": (0.0, 0.6), "validation": (0.6, 0.75), "test": (0.75, 1.0)}
+
+_PHOTOGRAPHS = 3  # the word that keeps this file's streams apart from other users of the same seed
+_OWNER, _BLOCK, _CROP_TOP, _CROP_LEFT, _ITEM_TOP, _ITEM_LEFT = range(6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionOnPhotographs:
+    """36x36 grey pictures, 10 classes: 2,000 train, 1,000 validation, 4,000 test; roles share neither items nor backgrounds."""
+
+    size: int = 36
+    seed: int = 0  # of places and backgrounds; the items are always the same
+    num_train: int | None = None  # at most this many training items, classes balanced
+    num_held_out: int | None = None  # at most this many validation items and this many test items
+
+    def __post_init__(self) -> None:
+        check_settings(num_train=self.num_train, num_held_out=self.num_held_out)
+        check_number("size", self.size, low=28, high=BLOCK)
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def classes(self) -> tuple[str, ...]:
+        return FashionSample().classes()
+
+    def load(self, role: Role) -> Stack:
+        items = FashionSample(num_train=self.num_train, num_held_out=self.num_held_out).load(role)
+        numbers = np.arange(len(items.labels))
+        backgrounds = self._backgrounds(role, numbers)
+        room = self.size - items.images.shape[1] + 1
+        top, left = (below(room, self._key(stream, role), numbers) for stream in (_ITEM_TOP, _ITEM_LEFT))
+        return Stack(blend(items.images, backgrounds, top, left), items.labels)
+
+    def _key(self, stream: int, role: Role) -> tuple[int, ...]:
+        return (_PHOTOGRAPHS, self.seed, stream, list(ROLE_SHARES).index(role))
+
+    def _backgrounds(self, role: Role, numbers: Indices) -> Pixels:
+        """One crop an item, from a block of the role."""
+        blocks = self._blocks(role)
+        chosen = blocks[below(len(blocks), self._key(_BLOCK, role), numbers)]
+        places = BLOCK - self.size + 1
+        top, left = (below(places, self._key(stream, role), numbers) for stream in (_CROP_TOP, _CROP_LEFT))
+        windows = sliding_window_view(chosen, (self.size, self.size), axis=(1, 2))  # item, top, left, row, column
+        return windows[numbers, top, left][..., None]
+
+    def _blocks(self, role: Role) -> Pixels:
+        """The blocks of all photographs that belong to a role: (blocks, BLOCK, BLOCK)."""
+        folder = photograph_folder()
+        blocks = np.concatenate([_cut_into_blocks(_grey(folder, name)) for name in PHOTOGRAPHS])
+        low, high = ROLE_SHARES[role]
+        owner = uniform((_PHOTOGRAPHS, self.seed, _OWNER), np.arange(len(blocks)))
+        return blocks[(owner >= low) & (owner < high)]
+
+
+def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pixels:
+    """Items on backgrounds, each at its place, as opaque as they are bright: ``(i * i + (255 - i) * b) / 255`` for brightness i."""
+    result = backgrounds.copy()
+    height, width = items.shape[1:3]
+    number = np.arange(len(items))[:, None, None]
+    rows = top[:, None, None] + np.arange(height)[None, :, None]
+    columns = left[:, None, None] + np.arange(width)[None, None, :]
+    item = items.astype(np.uint32)
+    under = result[number, rows, columns].astype(np.uint32)
+    result[number, rows, columns] = ((item * item + (255 - item) * under + 127) // 255).astype(np.uint8)
+    return result
+
+
+def photograph_folder() -> Path:
+    """Where scikit-image keeps its pictures, found without importing it: its import would offer to download others."""
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise SettingError("FashionOnPhotographs needs the photographs of scikit-image, which is not installed: pip install scikit-image")
+    return Path(package.submodule_search_locations[0]) / "data"
+
+
+def _grey(folder: Path, name: str) -> Pixels:
+    file = found(folder / f"{name}.png", "a photograph that scikit-image's wheel ships")
+    return read_image(file, channels=1)[:, :, 0]
+
+
+def _cut_into_blocks(photograph: Pixels) -> Pixels:
+    rows, columns = (length // BLOCK for length in photograph.shape)
+    whole = photograph[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    return whole.transpose(0, 2, 1, 3).reshape(-1, BLOCK, BLOCK)

@@ -1,0 +1,172 @@
+"""Where keep masks come from: 1 = live (kept), 0 = forgotten or held at zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llf_ray.config import SettingError, check_number
+from llf_ray.forget.draw import generator
+from llf_ray.forget.edit import View
+from llf_ray.forget.groups import Slot
+
+__all__ = ["Bernoulli", "Everything", "KernelBlock", "Magnitude", "MaskSource", "Nothing", "Saved"]
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Keep every entry."""
+
+    label = "everything"
+    needs = ()
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """All ones."""
+        return {slot.name: torch.ones(slot.shape, dtype=torch.bool) for slot in slots}
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Keep no entry."""
+
+    label = "nothing"
+    needs = ()
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """All zeros."""
+        return {slot.name: torch.zeros(slot.shape, dtype=torch.bool) for slot in slots}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bernoulli:
+    """Keep each entry with probability ``keep``; ``fixed`` draws once for the run (WELS, Taha et al. 2021)."""
+
+    keep: float
+    fixed: bool = True
+
+    needs = ()
+
+    def __post_init__(self) -> None:
+        check_number("keep", self.keep, low=0, high=1)
+
+    @property
+    def label(self) -> str:
+        """Short name."""
+        return f"{self.keep:.0%} at random"
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """Independent draws, keyed by parameter."""
+        generation = 0 if self.fixed else view.generation
+        # one key for every operation of the run: a fixed mask must not change with the boundary that asks for it
+        draws = {slot.name: generator(view.seed, "bernoulli", generation, slot.name) for slot in slots}
+        return {slot.name: torch.rand(slot.shape, generator=draws[slot.name]) < self.keep for slot in slots}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelBlock:
+    """Keep the first ``ceil(share * out)`` by ``ceil(share * in)`` kernels (KELS, Taha et al. 2021).
+
+    The first layer keeps all inputs, the last one all outputs.
+    """
+
+    share: float
+    needs = ()
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share, above=0, high=1)
+
+    @property
+    def label(self) -> str:
+        """Short name."""
+        return f"kernel block {self.share:.0%}"
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """A block of ones at the low end of both axes; one axis for biases."""
+        last = max(slot.count for slot in view.slots)
+        result = {}
+        for slot in slots:
+            mask = torch.zeros(slot.shape, dtype=torch.bool)
+            outputs = slot.shape[0] if slot.count == last else math.ceil(self.share * slot.shape[0])
+            inputs = slice(None) if slot.count <= 1 or len(slot.shape) < 2 else slice(math.ceil(self.share * slot.shape[1]))
+            mask[(slice(outputs), inputs) if len(slot.shape) > 1 else slice(outputs)] = True
+            result[slot.name] = mask
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude:
+    """Keep the share ``keep`` of largest |w|, of each tensor or of all together; ties go to the lower index.
+
+    ``of`` reads the values of a snapshot in place of the current ones; ``within`` counts and keeps only entries that are live in a stored
+    mask (iterative pruning: 80 % of the survivors).
+    """
+
+    keep: float
+    scope: Literal["tensor", "global"] = "tensor"
+    of: str = ""
+    within: str = ""
+
+    def __post_init__(self) -> None:
+        check_number("keep", self.keep, low=0, high=1)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Stores that it reads."""
+        return tuple(name for name in (self.of, self.within) if name)
+
+    @property
+    def label(self) -> str:
+        """Short name."""
+        return f"{self.keep:.0%} largest per {'tensor' if self.scope == 'tensor' else 'network'}"
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """Exact selection by (|w|, index), stable on every rank."""
+        values = view.stores[self.of] if self.of else view.values
+        live = {s.name: view.stores[self.within][s.name].bool() if self.within else torch.ones(s.shape, dtype=torch.bool) for s in slots}
+        if self.scope == "tensor":
+            return {s.name: _largest([values[s.name]], [live[s.name]], self.keep)[0] for s in slots}
+        kept = _largest([values[s.name] for s in slots], [live[s.name] for s in slots], self.keep)
+        return {slot.name: mask for slot, mask in zip(slots, kept, strict=True)}
+
+
+def _largest(values: Sequence[Tensor], live: Sequence[Tensor], keep: float) -> list[Tensor]:
+    """Masks of the ``keep`` share of live entries with the largest magnitude."""
+    sizes = torch.cat([v.detach().float().abs().flatten().cpu() for v in values])
+    alive = torch.cat([m.flatten() for m in live])
+    if not bool(torch.isfinite(sizes).all()):
+        raise SettingError("weights are not finite: no magnitude mask can be made of them")
+    count = int(alive.sum()) - math.ceil(round((1 - keep) * int(alive.sum()), 6))
+    order = torch.argsort(torch.where(alive, sizes, torch.full_like(sizes, -1.0)), descending=True, stable=True)
+    flat = torch.zeros_like(alive)
+    flat[order[:count]] = True
+    return [part.view(v.shape) for part, v in zip(flat.split([v.numel() for v in values]), values, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A mask that an earlier operation stored."""
+
+    name: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The store."""
+        return (self.name,)
+
+    @property
+    def label(self) -> str:
+        """Short name."""
+        return f"mask {self.name}"
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """As stored; a parameter that the store does not hold is kept whole."""
+        stored = view.stores[self.name]
+        return {s.name: stored[s.name].bool() if s.name in stored else torch.ones(s.shape, dtype=torch.bool) for s in slots}
+
+
+MaskSource = Everything | Nothing | Bernoulli | KernelBlock | Magnitude | Saved

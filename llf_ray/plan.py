@@ -1,0 +1,491 @@
+"""What an iterative run does, as data: phases, their rules, and where a run stands at an optimizer step.
+
+A recipe gives phases whose lengths are written in epochs or steps. `compute` turns them into a `Plan`, in optimizer steps.
+`locate` says where a run stands; `Schedule` answers rank 0. All are pure functions of (plan, cuts, step), so a restarted
+adviser, a resumed run and a second rank all read the same answer. No torch here: a plan can be read where none is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from llf_ray.config import SettingError, check_number, to_plain
+
+__all__ = [
+    "Answer",
+    "Curve",
+    "Cut",
+    "DataRule",
+    "Length",
+    "Objective",
+    "Observed",
+    "Operation",
+    "Phase",
+    "Plan",
+    "Position",
+    "Rule",
+    "Schedule",
+    "Selection",
+    "Until",
+    "check_plan",
+    "compute",
+    "curve_value",
+    "locate",
+    "operations_of",
+    "rates",
+    "selections_of",
+]
+
+
+class Selection(Protocol):
+    """A named set of parameters, resolved against a model's ordered layers (`llf_ray.forget.groups`)."""
+
+    @property
+    def label(self) -> str: ...
+
+
+class Operation(Protocol):
+    """What changes weights at a boundary, as data; carried out in `llf_ray.forget`."""
+
+    @property
+    def label(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """A stretch of training, in epochs of the phase's own data or in optimizer steps."""
+
+    epochs: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise SettingError(f"a length has epochs or steps, one of the two: epochs={self.epochs}, steps={self.steps}")
+        check_number("epochs", self.epochs, low=0)
+        check_number("steps", self.steps, low=0)
+
+    def in_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps; a part of an epoch is rounded to the nearest step."""
+        return self.steps if self.steps is not None else round((self.epochs or 0.0) * steps_per_epoch)
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.steps is not None else f"{self.epochs:g} epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Learning rate as a share of its peak over a span of the run.
+
+    Linear warm-up ``(t + 1) / warmup`` and then the shape over what remains. The papers' code moves once an epoch; here the
+    curve moves every step, which has the same ends and needs no epoch.
+
+    ``over`` names the span: the phase, its generation, or the run. ``offset`` reads the curve as if that much had passed
+    already, so that a generation rewound to step k continues at k. ``drops`` are shares of the span at which ``shape="step"``
+    multiplies by ``factor``. ``scale`` multiplies everything.
+    """
+
+    shape: Literal["cosine", "linear", "constant", "step"] = "cosine"
+    over: Literal["phase", "generation", "run"] = "generation"
+    warmup: Length = Length(steps=0)
+    offset: Length = Length(steps=0)
+    drops: tuple[float, ...] = ()
+    factor: float = 0.1
+    floor: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("floor", self.floor, low=0, high=1)
+        check_number("scale", self.scale, above=0)
+        for share in self.drops:
+            check_number("drops", share, low=0, high=1)
+        if self.drops and self.shape != "step":
+            raise SettingError(f"drops = {self.drops!r}: only shape = 'step' has drops, found shape = {self.shape!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How one group learns in a phase.
+
+    ``direction`` is +1 (descend), 0 (hold: weights and moments do not move) or -S (ascend at S times the rate).
+    ``lr`` multiplies the run's rate; ``weight_decay`` and ``clip`` (largest gradient norm of the group) replace the run's where
+    given; ``curve`` replaces the phase's.
+    """
+
+    select: Selection
+    direction: float = 1.0
+    lr: float = 1.0
+    weight_decay: float | None = None
+    clip: float | None = None
+    curve: Curve | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.direction) or self.direction > 1 or 0 < self.direction < 1:
+            raise SettingError(f"direction = {self.direction!r}: must be 1 (descend), 0 (hold) or -S with S > 0 (ascend)")
+        check_number("lr", self.lr, low=0)
+        check_number("weight_decay", self.weight_decay, low=0)
+        check_number("clip", self.clip, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Until:
+    """End a phase early, when the all-reduced training measure crosses a level.
+
+    With ``relative`` the level is a ratio to the same measure in the window before the phase began.
+    """
+
+    measure: Literal["loss", "accuracy"] = "loss"
+    at_least: float | None = None
+    at_most: float | None = None
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise SettingError(f"until has at_least or at_most, one of the two: {self.at_least!r}, {self.at_most!r}")
+
+    def met(self, value: float, reference: float | None) -> bool:
+        """Whether the measure has crossed the level."""
+        if self.relative and reference is None:
+            return False
+        scale = reference if self.relative and reference is not None else 1.0
+        return value >= self.at_least * scale if self.at_least is not None else value <= (self.at_most or 0.0) * scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRule:
+    """What a phase trains on: a share of the task's training part, or what an earlier phase generated into a store.
+
+    A share is the first part of one fixed order, so shares grow into one another. ``repeat_order`` gives every generation the same
+    order and augmentation.
+    """
+
+    source: str = "task"
+    share: float = 1.0
+    repeat_order: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share, above=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a phase learns when it is not the task's own loss: from a teacher in a store, or by imitation of a data store."""
+
+    kind: Literal["task", "distil", "imitate"] = "task"
+    teacher: str = ""
+    weight: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.kind == "task") != (self.teacher == ""):
+            raise SettingError(f"teacher = {self.teacher!r}: kind = {self.kind!r} " + ("has none" if self.kind == "task" else "needs one"))
+        check_number("weight", self.weight, low=0, high=1)
+        check_number("temperature", self.temperature, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training with one set of rules.
+
+    ``entry`` and ``exit`` are the operations of its two boundaries, ``hold`` the stored masks whose dead entries stay zero.
+    Parameters that no rule selects descend at the run's rate. A cut phase (``until``, or a person) hands its unused steps to
+    the next one where ``fill`` is set, so that a generation keeps its budget. ``moments`` says what becomes of the moments of a group
+    whose direction changes sign on entry.
+    """
+
+    name: str
+    generation: int
+    length: Length
+    rules: tuple[Rule, ...] = ()
+    curve: Curve = Curve()
+    entry: tuple[Operation, ...] = ()
+    exit: tuple[Operation, ...] = ()
+    optimizer: Literal["keep", "rebuild"] = "keep"
+    moments: Literal["clear", "keep"] = "clear"
+    normalisation: Literal["train", "eval"] = "train"
+    hold: tuple[str, ...] = ()
+    data: DataRule = DataRule()
+    objective: Objective = Objective()
+    until: Until | None = None
+    fill: bool = False
+
+    @property
+    def directions(self) -> dict[str, float]:
+        """Direction by group label, 'rest' included."""
+        return {**{rule.select.label: rule.direction for rule in self.rules}, "rest": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Phases with their lengths in optimizer steps: what a run will do, saved with it.
+
+    ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last partial
+    batch is dropped). Rank 0 asks the adviser at least every ``ask_every`` steps.
+    """
+
+    phases: tuple[Phase, ...]
+    steps: tuple[int, ...]
+    epoch_steps: tuple[int, ...]
+    ask_every: int
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole plan, were no phase cut."""
+        return sum(self.steps)
+
+    @property
+    def generations(self) -> int:
+        """Number of generations."""
+        return 1 + max(phase.generation for phase in self.phases)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the whole plan."""
+        return hashlib.sha256(json.dumps(to_plain(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """End phase ``phase`` at optimizer step ``step``."""
+
+    phase: int
+    step: int
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands before optimizer step ``step``.
+
+    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` how many steps of this
+    generation's sample order were used before ``step``, ``generation_start``/``generation_stop`` the generation's steps.
+    """
+
+    step: int
+    index: int
+    start: int
+    stop: int
+    stream: int
+    generation_start: int
+    generation_stop: int
+    total: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase is over."""
+        return self.step >= self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """All-reduced training measures: means over the window since the last question, and over the one before this phase."""
+
+    loss: float
+    accuracy: float
+    reference_loss: float | None = None
+    reference_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What rank 0 is told: where the run stands, which boundaries lie at this step, and when to ask again.
+
+    ``boundary`` lists (side, phase) in order: the exit of the phase that ends, both sides of phases without a step, the entry of the
+    phase that starts.
+    """
+
+    position: Position
+    boundary: tuple[tuple[Literal["entry", "exit"], int], ...] = ()
+    until: int
+    cuts: tuple[Cut, ...] = ()
+
+
+def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[str, int] | None = None) -> Plan:
+    """Lengths in epochs become optimizer steps.
+
+    Args:
+        phases: what a recipe gives.
+        num_items: size of the task's training part.
+        batch: items of one optimizer step, over all workers and micro-batches.
+        sizes: items of the data stores that phases train on, by name.
+
+    Raises:
+        SettingError: a phase whose data hold less than one batch; an impossible plan (see `check_plan`).
+    """
+    epoch_steps = []
+    for phase in phases:
+        items = num_items if phase.data.source == "task" else (sizes or {}).get(phase.data.source, num_items)
+        per_epoch = math.floor(items * phase.data.share + 1e-9) // batch
+        if per_epoch < 1:
+            raise SettingError(
+                f"phase {phase.name!r} of generation {phase.generation}: {math.floor(items * phase.data.share)} items are less than "
+                f"one batch of {batch}; lower engine.batch or give it more data"
+            )
+        epoch_steps.append(per_epoch)
+    steps = tuple(phase.length.in_steps(per) for phase, per in zip(phases, epoch_steps, strict=True))
+    plan = Plan(phases=tuple(phases), steps=steps, epoch_steps=tuple(epoch_steps), ask_every=max(epoch_steps, default=1))
+    check_plan(plan)
+    return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise `SettingError` unless the plan can be run: it has steps, generations in order, and stores made before use."""
+    if not plan.phases or plan.total < 1:
+        raise SettingError("the plan has no training step: give its phases a length")
+    generation = 0
+    made: set[str] = set()
+    for phase in plan.phases:
+        where = f"phase {phase.name!r} of generation {phase.generation}"
+        if phase.generation not in (generation, generation + 1):
+            raise SettingError(f"{where}: generations go up by one; the one before is {generation}")
+        generation = phase.generation
+        for operation in phase.entry:
+            _check_stores(operation, made, where)
+        wanted = [*phase.hold, *([phase.objective.teacher] if phase.objective.teacher else [])]
+        for name in [*wanted, *([phase.data.source] if phase.data.source != "task" else [])]:
+            if name not in made:
+                raise SettingError(f"{where}: store {name!r} is used before an operation makes it (made so far: {sorted(made) or 'none'})")
+        for operation in phase.exit:
+            _check_stores(operation, made, where)
+
+
+def _check_stores(operation: Operation, made: set[str], where: str) -> None:
+    for name in getattr(operation, "needs", ()):
+        if name not in made:
+            raise SettingError(f"{where}: {operation.label} needs store {name!r}, which no operation before it makes (made: {sorted(made) or 'none'})")
+    made.update(getattr(operation, "makes", ()))
+
+
+def spans(plan: Plan, cuts: Sequence[Cut] = ()) -> list[tuple[int, int]]:
+    """[start, stop) of every phase in optimizer steps, with cuts applied and unused steps handed on where a phase fills."""
+    by_phase = {cut.phase: cut.step for cut in cuts}
+    result, start, spare = [], 0, 0
+    for index, planned in enumerate(plan.steps):
+        length = planned + spare
+        spare = 0
+        if index in by_phase and by_phase[index] < start + length:
+            used = max(0, by_phase[index] - start)
+            spare = (length - used) if plan.phases[index].fill else 0
+            length = used
+        result.append((start, start + length))
+        start += length
+    return result
+
+
+def locate(plan: Plan, step: int, cuts: Sequence[Cut] = ()) -> Position:
+    """Where a run stands before optimizer step ``step``: the one clock of everything."""
+    every = spans(plan, cuts)
+    total = every[-1][1]
+    index = next((i for i, (_, stop) in enumerate(every) if step < stop), len(every) - 1)
+    generation = plan.phases[index].generation
+    members = [i for i, phase in enumerate(plan.phases) if phase.generation == generation]
+    same_data = [i for i in members if i < index and plan.phases[i].data == plan.phases[index].data]
+    start, stop = every[index]
+    return Position(
+        step=step,
+        index=index,
+        start=start,
+        stop=stop,
+        stream=sum(every[i][1] - every[i][0] for i in same_data) + step - start,
+        generation_start=every[members[0]][0],
+        generation_stop=every[members[-1]][1],
+        total=total,
+    )
+
+
+def curve_value(curve: Curve, t: float, span: int, warmup: int = 0) -> float:
+    """The share of the peak rate at step ``t`` of a span of ``span`` steps, ``warmup`` of them rising."""
+    if t < warmup:
+        return curve.scale * (t + 1) / warmup
+    progress = min(1.0, (t - warmup) / max(1, span - warmup))
+    shape = {
+        "cosine": lambda: 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": lambda: 1 - progress,
+        "constant": lambda: 1.0,
+        "step": lambda: curve.factor ** sum(t >= share * span for share in curve.drops),
+    }[curve.shape]()
+    return curve.scale * (curve.floor + (1 - curve.floor) * shape)
+
+
+def rates(plan: Plan, position: Position) -> dict[str, float]:
+    """Value of the learning-rate curve by group label at a position; 'rest' is the phase's own curve."""
+    phase = plan.phases[position.index]
+    curves = {rule.select.label: rule.curve or phase.curve for rule in phase.rules}
+    return {label: _value(plan, curve, position) for label, curve in {**curves, "rest": phase.curve}.items()}
+
+
+def _value(plan: Plan, curve: Curve, position: Position) -> float:
+    per_epoch = plan.epoch_steps[position.index]
+    start, stop = {
+        "phase": (position.start, position.stop),
+        "generation": (position.generation_start, position.generation_stop),
+        "run": (0, position.total),
+    }[curve.over]
+    offset = curve.offset.in_steps(per_epoch)
+    return curve_value(curve, position.step - start + offset, stop - start + offset, curve.warmup.in_steps(per_epoch))
+
+
+def selections_of(plan: Plan) -> tuple[Selection, ...]:
+    """Every distinct selection that a rule or an operation names, in order of first use."""
+    found: dict[Selection, None] = {}
+    for phase in plan.phases:
+        for operation in (*phase.entry, *phase.exit):
+            if getattr(operation, "select", None) is not None:
+                found.setdefault(operation.select)  # type: ignore[attr-defined]
+        for rule in phase.rules:
+            found.setdefault(rule.select)
+    return tuple(found)
+
+
+def operations_of(plan: Plan, answer: Answer) -> list[tuple[str, int, Operation]]:
+    """The operations of one boundary, in order: (key of its draws, generation, operation).
+
+    The key holds the phase's name and the place in its list, not the phase's number, so that a longer plan draws the same values.
+    """
+    return [
+        (f"{plan.phases[index].name}/{side}/{place}", plan.phases[index].generation, operation)
+        for side, index in answer.boundary
+        for place, operation in enumerate(getattr(plan.phases[index], side))
+    ]
+
+
+@dataclass
+class Schedule:
+    """Answers where a run stands; remembers nothing but the cuts, which its owner keeps in the run's folder."""
+
+    plan: Plan
+    cuts: list[Cut] = field(default_factory=list)
+
+    def at(self, step: int) -> Answer:
+        """The answer for optimizer step ``step``: a pure function of (plan, cuts, step)."""
+        position = locate(self.plan, step, self.cuts)
+        boundary: list[tuple[Literal["entry", "exit"], int]] = []
+        for index, (start, stop) in enumerate(spans(self.plan, self.cuts)):
+            boundary += [("entry", index)] * (start == step) + [("exit", index)] * (stop == step)
+        asked = position.start + ((step - position.start) // self.plan.ask_every + 1) * self.plan.ask_every
+        until = step if position.finished else min(position.stop, asked)
+        return Answer(position=position, boundary=tuple(boundary), until=until, cuts=tuple(self.cuts))
+
+    def decide(self, step: int, observed: Observed | None, asked: bool = False) -> Cut | None:
+        """A new cut at ``step``, by the phase's rule on what was observed or because a person asked; None for none.
+
+        Every step below ``step`` was handed out and none at or after it, so the cut lies ahead of all that was promised.
+        """
+        position = locate(self.plan, step, self.cuts)
+        if position.finished or step == position.start or any(cut.phase == position.index for cut in self.cuts):
+            return None
+        if asked:
+            return Cut(phase=position.index, step=step, why="asked for by a person")
+        until = self.plan.phases[position.index].until
+        if until is None or observed is None:
+            return None
+        value, reference = (
+            (observed.loss, observed.reference_loss) if until.measure == "loss" else (observed.accuracy, observed.reference_accuracy)
+        )
+        if not until.met(value, reference):
+            return None
+        return Cut(phase=position.index, step=step, why=f"training {until.measure} {value:.4g} (before the phase: {reference})")

@@ -1,0 +1,28 @@
+"""What every recipe offers: settings that give phases."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from llf_ray.config import check_number
+from llf_ray.plan import Curve, Length, Phase
+
+__all__ = ["Recipe", "check_budget", "cosine"]
+
+
+class Recipe(Protocol):
+    """Settings of one method; ``plan()`` is pure and gives its phases with lengths in epochs or steps."""
+
+    def plan(self) -> tuple[Phase, ...]: ...
+
+
+def cosine(warmup_epochs: float, over: str = "generation") -> Curve:
+    """One cosine to zero with a linear warm-up."""
+    return Curve(shape="cosine", over=over, warmup=Length(epochs=warmup_epochs))  # type: ignore[arg-type]
+
+
+def check_budget(generations: int, epochs: float, warmup_epochs: float) -> None:
+    """Raise unless there is something to train and the warm-up fits into it."""
+    check_number("generations", generations, low=1)
+    check_number("epochs", epochs, above=0)
+    check_number("warmup_epochs", warmup_epochs, low=0, high=epochs)

@@ -1,0 +1,236 @@
+"""One run's settings as a value, and everything that can be known of a run before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from llf_ray.config import SettingError, check, check_number, fingerprint
+from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
+from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
+from llf_ray.journal import Tracking
+from llf_ray.plan import Phase, Plan, compute, selections_of
+from llf_ray.recipes.base import Recipe
+from llf_ray.tasks.base import Task
+
+__all__ = ["Checkpoints", "Comparison", "Prepared", "Resources", "RunConfig", "group_labels", "group_rules", "prepare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where a run takes place; never part of its identity.
+
+    ``cpus`` and ``gpus`` are for each worker; ``custom`` are Ray's custom resources for each worker. ``retries`` is how often a failed
+    worker group is started again. ``start_timeout`` (seconds) bounds the wait for the workers to come up. ``threads`` are torch's
+    threads in each worker (None: as many as cpus).
+    """
+
+    workers: int = 2
+    cpus: float = 1
+    gpus: float = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    address: str | None = None
+    retries: int = 3
+    start_timeout: float = 120
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("workers", self.workers, low=1)
+        check_number("cpus", self.cpus, above=0)
+        check_number("gpus", self.gpus, low=0)
+        check_number("retries", self.retries, low=0)
+        check_number("start_timeout", self.start_timeout, above=0)
+        check_number("threads", self.threads, low=1)
+        if 0 < self.gpus < 1 and self.workers > 1:
+            raise SettingError(f"gpus = {self.gpus!r}: two workers of one run cannot share a GPU (NCCL refuses); use 0 or whole GPUs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When a run's state is written: at phase ends, and every ``every_steps`` steps or ``every_minutes`` minutes.
+
+    The newest ``keep`` folders stay; with ``keep_generations`` also the one at each generation's end, which ``--from RUN@generation`` needs.
+    """
+
+    every_steps: int | None = None
+    every_minutes: float | None = 10
+    keep: int = 2
+    keep_generations: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("every_steps", self.every_steps, low=1)
+        check_number("every_minutes", self.every_minutes, above=0)
+        check_number("keep", self.keep, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run: what is learned, by which schedule, how, where, and from which seed.
+
+    ``folder`` is where run folders are made; it must be visible to every node.
+    """
+
+    name: str
+    task: Task
+    recipe: Recipe
+    optim: Optim = Optim()
+    engine: EngineSettings = EngineSettings()
+    resources: Resources = Resources()
+    checkpoints: Checkpoints = Checkpoints()
+    tracking: Tracking = Tracking()
+    folder: str = "runs"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or any(not (c.isalnum() or c in "-_.") for c in self.name) or self.name.startswith("."):
+            raise SettingError(f"name = {self.name!r}: letters, digits, '-', '_' and '.' only, since it names a folder")
+
+    @property
+    def identity(self) -> str:
+        """Name and hash of what differs from the defaults, less where it runs."""
+        return f"{self.name}-{fingerprint(self, without=('name', 'resources', 'checkpoints', 'tracking', 'folder'))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Several schedules on the same model, data and budget of optimizer steps, over several seeds.
+
+    ``arms`` are recipes by name, in the order of the table; the first is what the others are compared with. All else is ``base``'s.
+    """
+
+    name: str
+    base: RunConfig
+    arms: Mapping[str, Recipe]
+    seeds: tuple[int, ...] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if len(self.arms) < 1 or not self.seeds:
+            raise SettingError(f"a comparison needs arms and seeds: arms = {list(self.arms)!r}, seeds = {self.seeds!r}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise SettingError(f"seeds = {self.seeds!r}: each seed once")
+
+    def runs(self) -> dict[tuple[str, int], RunConfig]:
+        """One run's settings for each arm and seed, seed by seed, so that a comparison that is stopped has whole pairs."""
+        return {
+            (arm, seed): replace(self.base, name=f"{arm}-seed{seed}", recipe=recipe, seed=seed)
+            for seed in self.seeds
+            for arm, recipe in self.arms.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is known of a run before it starts: its plan, the model's layout and the optimizer's groups."""
+
+    config: RunConfig
+    plan: Plan
+    slots: tuple[Slot, ...]
+    groups: tuple[Group, ...]
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Check a run's settings as far as possible without starting anything, and compute its plan.
+
+    Raises:
+        SettingError: the first setting that cannot work, in one line.
+    """
+    check(config)
+    divide_batch(config.engine, config.resources.workers)
+    config.task.prepare()
+    plan = compute(config.recipe.plan(), num_items=config.task.num_items("train"), batch=config.engine.batch)
+    slots = layout(_skeleton(config))
+    selections = selections_of(plan)
+    _check_labels(selections)
+    for phase in plan.phases:
+        _check_disjoint(phase, slots)
+    for selection in selections:
+        resolve(selection, slots)
+    ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
+    reset = {op.select: None for phase in plan.phases for op in (*phase.entry, *phase.exit) if getattr(op, "select", None) is not None}  # type: ignore[attr-defined]
+    keeps = any(phase.optimizer == "keep" and phase.entry for phase in plan.phases)
+    groups = partition(
+        slots,
+        # a reset needs groups of its own only where the optimizer lives on: there the step count must restart with the moments
+        [*ruled, *(reset if keeps else {})],
+        decays=lambda slot: config.optim.decay == "all" or len(slot.shape) > 1,
+        factor=_layer_factor(slots, config.optim.layer_decay),
+    )
+    return Prepared(config=config, plan=plan, slots=slots, groups=groups)
+
+
+def _skeleton(config: RunConfig) -> torch.nn.Module:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return config.task.skeleton()
+
+
+def _check_labels(selections: Sequence[object]) -> None:
+    by_label: dict[str, object] = {}
+    for selection in selections:
+        label = selection.label  # type: ignore[attr-defined]
+        if by_label.setdefault(label, selection) != selection:
+            raise SettingError(f"two different groups are called {label!r}: {by_label[label]!r} and {selection!r}")
+        if label == "rest":
+            raise SettingError("no group may be called 'rest': that is every parameter without a rule")
+
+
+def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:
+    owner: dict[str, str] = {}
+    for rule in phase.rules:
+        for name in resolve(rule.select, slots):
+            if name in owner:
+                raise SettingError(
+                    f"phase {phase.name!r} of generation {phase.generation}: {name!r} is in two rules, {owner[name]!r} and {rule.select.label!r}"
+                )
+            owner[name] = rule.select.label
+
+
+def _layer_factor(slots: Sequence[Slot], decay: float | None) -> object:
+    """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one above.
+
+    Layers are counted by convolution and linear layers for small networks and by block for deep ones (a module list of the model).
+    """
+    if decay is None:
+        return lambda slot: 1.0
+    blocks: dict[str, int] = {}
+    for slot in slots:
+        blocks.setdefault(_block(slot), len(blocks))
+    last = max(blocks.values())
+    return lambda slot: decay ** (last - blocks[_block(slot)])
+
+
+def _block(slot: Slot) -> str:
+    """The unit of layer-wise decay: up to and with the first number in the path (``layer3.0``, ``blocks.6``), else the top module."""
+    parts = slot.name.split(".")
+    for length, part in enumerate(parts, start=1):
+        if part.isdigit():
+            return ".".join(parts[:length])
+    return parts[0]
+
+
+def group_labels(phase: Phase, groups: Sequence[Group]) -> dict[str, str]:
+    """Label of the rule that each optimizer group follows in a phase, by group name ('rest' without a rule)."""
+    ruled = [rule.select.label for rule in phase.rules]
+    return {group.name: next((label for label in ruled if label in group.labels), "rest") for group in groups}
+
+
+def group_rules(phase: Phase, groups: Sequence[Group], optim: Optim) -> dict[str, GroupRule]:
+    """What each optimizer group does in a phase, by group name."""
+    rules = {rule.select.label: rule for rule in phase.rules}
+    result = {}
+    for group, label in zip(groups, group_labels(phase, groups).values(), strict=True):
+        rule = rules.get(label)
+        decay = optim.weight_decay if rule is None or rule.weight_decay is None else rule.weight_decay
+        result[group.name] = GroupRule(
+            direction=rule.direction if rule else 1.0,
+            lr=optim.lr * (rule.lr if rule else 1.0),
+            weight_decay=decay if group.decay else 0.0,
+            clip=rule.clip if rule else None,
+        )
+        assert math.isfinite(result[group.name].lr)
+    return result

@@ -1,0 +1,81 @@
+"""What a run needs of a task: a model, data by role, a loss and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llf_ray.data.base import ROLES, Role
+from llf_ray.data.order import Draw
+
+__all__ = ["ROLES", "Batch", "Draw", "Role", "Tally", "Task", "tally"]
+
+Batch = Any  # what a task's own loss and score understand
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A mean in two parts that add up exactly over batches and ranks."""
+
+    total: Tensor  # float64, on the model's device
+    count: int
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.total + other.total, self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        return float(self.total) / self.count
+
+
+class Task(Protocol):
+    """What is learned from what.
+
+    One task is one frozen settings dataclass. Its file offers an instance ``tiny`` that the law tests train for a few steps.
+    """
+
+    @property
+    def metric(self) -> str:
+        """The score that selects, higher is better: a key of `score`."""
+        ...
+
+    def prepare(self) -> None:
+        """Check that everything outside the settings is there and can be read: ValueError or FileNotFoundError in one line."""
+        ...
+
+    def skeleton(self) -> nn.Module:
+        """The model as to names and shapes; callable under ``torch.device("meta")``, where it costs no memory."""
+        ...
+
+    def initial(self, seed: int) -> nn.Module:
+        """The model with weights drawn anew, a function of ``seed`` alone: where resets take their values from."""
+        ...
+
+    def build(self, seed: int) -> nn.Module:
+        """The model with the weights that training starts from: `initial`, or what the settings load over it."""
+        ...
+
+    def num_items(self, role: Role) -> int:
+        """How many items a role has."""
+        ...
+
+    def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
+        """One batch a draw, in their order; draws may be asked for a little ahead of the batches."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tally]]:
+        """Mean loss of a training batch, and tallies to watch it by (detached)."""
+        ...
+
+    def score(self, model: nn.Module, batch: Batch) -> Mapping[str, Tally]:
+        """Tallies of a batch, without gradients; the model is in evaluation mode."""
+        ...
+
+
+def tally(values: Tensor) -> Tally:
+    """The tally of one value an item."""
+    return Tally(values.detach().double().sum(), len(values))

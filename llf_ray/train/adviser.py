@@ -1,0 +1,118 @@
+"""Who answers rank 0: the plan, its cuts and the run's journal, in one process.
+
+The scheduler actor is this class behind Ray; a run without Ray, and rank 0 when the actor cannot be reached, use it as it is. It
+holds nothing that the run's folder lacks, so a new one picks up where the last stood.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from llf_ray.engine.base import Digest
+from llf_ray.journal import Journal
+from llf_ray.plan import Answer, Cut, Observed, Plan, Schedule
+
+__all__ = ["Advice", "Adviser", "ReplicasDiffer", "read_cuts", "total_digest"]
+
+CUTS, CUT_REQUEST, STOP_REQUEST, JOURNAL = "cuts.jsonl", "cut.request", "stop.request", "journal.jsonl"
+
+
+class ReplicasDiffer(RuntimeError):
+    """Two workers hold different copies of the same weights."""
+
+
+class Advice(Protocol):
+    """What rank 0 asks for. Every call may be made twice: all are idempotent."""
+
+    def at(self, step: int, observed: Observed | None) -> Answer: ...
+
+    def record(self, records: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def check(self, step: int, digests: Sequence[Digest]) -> str: ...
+
+
+def read_cuts(run_folder: Path) -> list[Cut]:
+    """The cuts of a run, in the order they were made; a torn last line was never acted on and is dropped."""
+    path = run_folder / CUTS
+    cuts = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if line.endswith("\n"):
+            cuts.append(Cut(**json.loads(line)))
+    return cuts
+
+
+def total_digest(digests: Sequence[Digest]) -> int:
+    """The model's digest from what every rank found: shards add up modulo 2^64."""
+    return sum(digest.shard for digest in digests) % 2**64
+
+
+class Adviser:
+    """Answers for one run and writes its journal and cuts; one process only."""
+
+    def __init__(self, run_folder: Path, plan: Plan) -> None:
+        self.folder = run_folder
+        self.schedule = Schedule(plan, read_cuts(run_folder))
+        self.journal = Journal(run_folder / JOURNAL)
+        self._waiting: list[Mapping[str, Any]] = []
+
+    def at(self, step: int, observed: Observed | None = None) -> Answer:
+        """Where the run stands at ``step``; decides first whether its phase ends here."""
+        asked = self._asked(step)
+        cut = self.schedule.decide(step, observed, asked=asked)
+        if cut is not None:
+            self._keep(cut)
+            if asked:
+                (self.folder / CUT_REQUEST).unlink(missing_ok=True)
+        return self.schedule.at(step)
+
+    def _asked(self, step: int) -> bool:
+        """Whether a person asked to end this phase; a request for a phase that is over is dropped."""
+        request = self.folder / CUT_REQUEST
+        if not request.exists():
+            return False
+        wanted, here = json.loads(request.read_text())["phase"], self.schedule.at(step).position.index
+        if wanted < here:
+            request.unlink(missing_ok=True)
+        return bool(wanted == here)
+
+    def _keep(self, cut: Cut) -> None:
+        """A cut is on disk before anyone acts on it."""
+        path = self.folder / CUTS
+        whole = path.read_text() if path.exists() else ""
+        if whole and not whole.endswith("\n"):
+            path.write_text(whole[: whole.rfind("\n") + 1])
+        with path.open("a") as file:
+            file.write(json.dumps(asdict(cut)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.schedule.cuts.append(cut)
+        self.record([{"kind": "note", "time": time.time(), "message": f"phase {cut.phase} ends at step {cut.step}: {cut.why}"}])
+
+    def record(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append to the journal; what cannot be written (a full disk) waits for the next call and is never dropped."""
+        self._waiting.extend(records)
+        while self._waiting:
+            try:
+                self.journal.append(self._waiting[0])
+            except OSError:
+                return
+            self._waiting.pop(0)
+
+    def check(self, step: int, digests: Sequence[Digest]) -> str:
+        """The model's digest in hex, after comparing what every rank holds.
+
+        Raises:
+            ReplicasDiffer: naming the ranks that disagree with rank 0.
+        """
+        copies = [digest.copy for digest in digests]
+        odd = [rank for rank, copy in enumerate(copies) if copy != copies[0]]
+        if odd:
+            seen = ", ".join(f"rank {rank}: {copy if copy is None else f'{copy:016x}'}" for rank, copy in enumerate(copies))
+            raise ReplicasDiffer(f"step {step}: workers hold different weights ({seen}); rank(s) {odd} differ from rank 0")
+        return f"{total_digest(digests):016x}"

@@ -1,0 +1,202 @@
+"""A run's folder: made once from prepared settings, read back by whoever carries the run on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llf_ray.config import SettingError, from_plain, override, to_plain
+from llf_ray.journal import replace_text
+from llf_ray.plan import Plan, locate
+from llf_ray.run import Prepared, RunConfig, prepare
+from llf_ray.train.adviser import STOP_REQUEST, read_cuts
+from llf_ray.train.state import Run, checkpoints, load_stand, newest, verify
+
+__all__ = ["JOB_COPY", "OUTCOME", "branch_of", "create", "load_module", "open_run"]
+
+JOB_COPY, OUTCOME, RUN, PLAN = "job.py", "outcome.json", "run.json", "plan.json"
+FREE = ("resources", "checkpoints", "tracking", "folder", "engine.stage", "engine.precision", "engine.micro_batch", "engine.accumulation")
+"""Settings that a run may be resumed with: where and how it is carried out, not what it computes."""
+
+
+def create(
+    prepared: Prepared,
+    folder: Path,
+    *,
+    job_file: Path | None = None,
+    branch: tuple[Path, int] | None = None,
+    parent: str | None = None,
+) -> Run:
+    """Make a run's folder.
+
+    Args:
+        prepared: settings that were checked, and their plan.
+        folder: where; must not exist.
+        job_file: the file that the settings came from; a copy is kept, so that types it defines can be read back.
+        branch: checkpoint folder to start from and the step of this plan at which to start.
+        parent: name of the comparison or sweep that the run belongs to.
+
+    Raises:
+        SettingError: the name is in use.
+    """
+    if folder.exists():
+        state = "is a run" if (folder / RUN).exists() else "exists"
+        raise SettingError(
+            f"name {folder.name!r} is in use: {folder} {state}; carry it on with `llf-ray resume {folder.name}`, choose another name=..., "
+            "or add --again for a numbered copy"
+        )
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SettingError(f"folder = {str(folder.parent)!r}: cannot make a run's folder there ({error.strerror})") from None
+    if job_file is not None:
+        shutil.copyfile(job_file, folder / JOB_COPY)
+    about = {
+        "name": folder.name,
+        "created": time.time(),
+        "state": "starting",
+        "parent": parent,
+        "job": to_plain(prepared.config),
+        "job_file": str(job_file) if job_file else None,
+        "job_module": module_name(job_file) if job_file else None,
+        "branch": [str(branch[0]), branch[1]] if branch else None,
+        "total": prepared.plan.total,
+        "plan": prepared.plan.fingerprint,
+    }
+    replace_text(folder / PLAN, json.dumps(to_plain(prepared.plan), indent=1))
+    replace_text(folder / RUN, json.dumps(about, indent=1))
+    return _run(prepared, prepared.plan, folder, about)
+
+
+def _run(prepared: Prepared, plan: Plan, folder: Path, about: Mapping[str, Any]) -> Run:
+    branch = about.get("branch")
+    return Run(
+        config=prepared.config,
+        plan=plan,
+        slots=prepared.slots,
+        groups=prepared.groups,
+        folder=folder.resolve(),
+        branch=Path(branch[0]) if branch else None,
+        branch_step=branch[1] if branch else 0,
+    )
+
+
+def open_run(folder: Path, assignments: Mapping[str, Any] | None = None) -> Run:
+    """Read a run's folder to carry it on, with other settings of where and how it is carried out.
+
+    Raises:
+        SettingError: no run there, a setting that would change what the run computes, or settings that no longer give its plan.
+    """
+    about = read_about(folder)
+    for key in assignments or {}:
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE):
+            raise SettingError(
+                f"{key}: a resumed run keeps what it computes; free to change are {', '.join(FREE)}. "
+                f"For other settings branch it: llf-ray run JOB --from {folder.name}@GENERATION"
+            )
+    if about.get("job_module") and (folder / JOB_COPY).exists():
+        load_module(folder / JOB_COPY, about["job_module"])
+    config: RunConfig = from_plain(about["job"])
+    prepared = prepare(override(config, assignments) if assignments else config)
+    plan: Plan = from_plain(json.loads((folder / PLAN).read_text()))
+    if prepared.plan.fingerprint != plan.fingerprint:
+        raise SettingError(
+            f"run {folder.name!r}: its settings now give plan {prepared.plan.fingerprint}, it was started with {plan.fingerprint} "
+            "(other data or another version of this package)"
+        )
+    (folder / STOP_REQUEST).unlink(missing_ok=True)
+    return _run(prepared, plan, folder, about)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        SettingError: there is no run.
+    """
+    try:
+        return dict(json.loads((folder / RUN).read_text()))
+    except FileNotFoundError:
+        raise SettingError(f"no run at {folder}: it has no {RUN}") from None
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{folder / RUN} cannot be read: {error}") from None
+
+
+def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
+    """The checkpoint at the end of a generation of another run, and the step of ``plan`` at which its next generation starts.
+
+    Raises:
+        SettingError: the run has no such generation, kept no checkpoint of it, or ``plan`` has no generation after it.
+    """
+    read_about(folder)
+    other: Plan = from_plain(json.loads((folder / PLAN).read_text()))
+    cuts = read_cuts(folder)
+    if not 0 <= generation < other.generations:
+        raise SettingError(f"run {folder.name!r} has generations 0 to {other.generations - 1}, not {generation}")
+    end = max(
+        locate(other, start, cuts).generation_stop
+        for start in range(other.total)
+        if other.phases[locate(other, start, cuts).index].generation == generation
+    )
+    kept = [path for path in checkpoints(folder / "checkpoints") if load_stand(path).step == end and not load_stand(path).crossed]
+    if not kept:
+        found = sorted({load_stand(path).step for path in checkpoints(folder / "checkpoints")})
+        raise SettingError(
+            f"run {folder.name!r} kept no checkpoint at the end of generation {generation} (step {end}); kept steps: {found or 'none'}"
+        )
+    problem = verify(kept[0])
+    if problem:
+        raise SettingError(f"run {folder.name!r}: {problem}")
+    start = next((s for s in range(plan.total) if plan.phases[locate(plan, s).index].generation == generation + 1), None)
+    if start is None:
+        raise SettingError(
+            f"the new plan has generations 0 to {plan.generations - 1}: nothing follows generation {generation}; raise recipe.generations"
+        )
+    return kept[0].resolve(), start
+
+
+def module_name(path: Path) -> str:
+    """The name a job file is imported under."""
+    return f"llf_ray_job_{path.stem}"
+
+
+def load_module(path: Path, name: str | None = None) -> ModuleType:
+    """Import a job file; the same file under the same name is imported once.
+
+    Raises:
+        SettingError: the file is missing or fails, with its own error and line.
+    """
+    name = name or module_name(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise SettingError(f"job file {path} does not exist" + (f"; there are: {', '.join(near)}" if near else ""))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from None
+    except Exception as error:
+        del sys.modules[name]
+        raise SettingError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    return module
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that verifies."""
+    return newest(folder / "checkpoints")[0]
+
+
+def with_folder(config: RunConfig, folder: Path) -> RunConfig:
+    """Settings with an absolute folder: a worker's own folder is another one."""
+    return replace(config, folder=str(folder.resolve()))

@@ -1,0 +1,382 @@
+"""One rank's part in a run: the verbs of the training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from llf_ray.data.order import Draw, order, share_of
+from llf_ray.engine.base import Digest, Engine, divide_batch
+from llf_ray.engine.team import Team
+from llf_ray.forget.draw import key_of
+from llf_ray.forget.groups import Group, Slot
+from llf_ray.plan import Answer, Phase, Plan, Position, locate, rates, spans
+from llf_ray.run import RunConfig, group_labels, group_rules
+from llf_ray.tasks.base import Role, Tally
+from llf_ray.train.adviser import STOP_REQUEST, Advice, read_cuts
+from llf_ray.train.boundary import cross
+from llf_ray.train.evaluation import evaluate
+from llf_ray.train.export import export
+from llf_ray.train.state import Run, Stand, Stores, load_stand, newest, prune, write_checkpoint
+
+__all__ = ["Clock", "Hopeless", "Outcome", "Worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training ended: its state, the last scores, and where its time went (seconds by activity, on rank 0)."""
+
+    state: Literal["finished", "stopped", "failed"]
+    step: int
+    message: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    digest: str = ""
+
+
+class Hopeless(RuntimeError):
+    """Another try would end the same way: the loss diverged, replicas differ, or what must be kept could not be written."""
+
+
+class Clock:
+    """Seconds by activity. Waiting for a device is not forced: on a GPU what is queued counts where it is waited for."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since, self._what = time.perf_counter(), "start"
+
+    def now(self, what: str) -> None:
+        """From here on time counts as ``what``."""
+        here = time.perf_counter()
+        self.seconds[self._what] = self.seconds.get(self._what, 0.0) + here - self._since
+        self._since, self._what = here, what
+
+
+class Worker:
+    """One rank's part in a run: the verbs of the loop. It remembers only what follows from the stand and the answer."""
+
+    def __init__(self, run: Run, engine: Engine, adviser: Advice, team: Team) -> None:
+        self.run, self.engine, self.adviser, self.team, self.clock = run, engine, adviser, team, Clock()
+        self.config, self.plan = run.config, run.plan
+        self.checkpoints = run.folder / "checkpoints"
+        self.saved_at = time.monotonic()
+        self.pulsed_at = time.perf_counter()
+        self.digest = ""
+        self.labels: dict[str, str] = {}
+        self.micro, self.accumulation = divide_batch(run.config.engine, team.size)
+
+    # ------------------------------------------------------------------------------------------------- stand and state
+
+    def restore(self) -> Stand:
+        """The newest checkpoint of the run that verifies; else the branch's; else the beginning."""
+        self.clock.now("restore")
+        found, wrong = self.team.share(newest(self.checkpoints) if self.team.rank == 0 else None)
+        self.record([_note(f"passed over checkpoint {problem}") for problem in wrong])
+        if found is not None:
+            self.engine.load(found)
+            stand = load_stand(found)
+            self.record([_note(f"resumed at step {stand.step} from {found.name} on {self.team.size} worker(s)")])
+            return stand
+        if self.run.branch is not None:
+            self.engine.load(self.run.branch)
+            parent = load_stand(self.run.branch)
+            self.record([_note(f"branched at step {self.run.branch_step} from {self.run.branch}")])
+            return replace(parent, step=self.run.branch_step, crossed=False, seed=self.config.seed, stores=self._adopt(parent))
+        return Stand(seed=self.config.seed)
+
+    def _adopt(self, parent: Stand) -> dict[str, str]:
+        """Stores of the run branched from stay where they are: an absolute path joins to itself."""
+        assert self.run.branch is not None
+        return {name: str(self.run.branch.parent.parent / path) for name, path in parent.stores.items()}
+
+    def record(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Rank 0's records go to the journal; the others' are dropped."""
+        if self.team.rank == 0 and records:
+            self.adviser.record(records)
+
+    def ask(self, stand: Stand) -> tuple[Answer, Stand]:
+        """Rank 0 asks, all ranks hear the same answer; the window of observations starts anew."""
+        self.clock.now("ask")
+        answer = self.team.share(self.adviser.at(stand.step, stand.observed()) if self.team.rank == 0 else None)
+        return answer, stand.after_question(new_phase=answer.position.start == stand.step)
+
+    def cross(self, answer: Answer, stand: Stand) -> Stand:
+        """Apply the operations at this step, then prove that all ranks hold the same weights."""
+        if not answer.boundary:
+            return replace(stand, crossed=True)
+        self.clock.now("boundary")
+        stand, records = cross(self.run, answer, stand, self.engine, self.team)
+        self.digest = self.compare(stand.step)
+        self.record([{**record, "digest": self.digest} for record in records])
+        if not answer.position.finished:
+            self.record([_phase_record(self.plan, answer.position)])
+        return stand
+
+    def compare(self, step: int) -> str:
+        """The adviser compares the replicas of all ranks; the model's digest."""
+        found = self.team.gather(self.engine.digest())
+        verdict: tuple[str, str] | None = None
+        if self.team.rank == 0:
+            try:
+                verdict = (self.adviser.check(step, found), "")
+            except Exception as error:
+                # behind Ray the error's class is wrapped; its text says which ranks differ
+                verdict = ("", str(error).strip().splitlines()[-1])
+        digest, problem = self.team.share(verdict)
+        if problem:
+            raise Hopeless(problem)
+        return digest
+
+    # ----------------------------------------------------------------------------------------------------- optimizer steps
+
+    def begin(self, answer: Answer, stand: Stand) -> None:
+        """Set the rules of the phase; the same on its first step and after a restart in its middle."""
+        phase = self.plan.phases[answer.position.index]
+        if phase.objective.kind != "task" or phase.data.source != "task":
+            raise ValueError(f"phase {phase.name!r}: objective {phase.objective.kind!r} on {phase.data.source!r} needs a task that offers it")
+        self.engine.set_rules(group_rules(phase, self.engine.groups, self.config.optim), keep_moments=True)
+        self.labels = group_labels(phase, self.engine.groups)
+        stores = Stores(self.run.folder, stand.stores)
+        held = [stores[name] for name in phase.hold]
+        self.engine.hold_at_zero({name: mask[name] for mask in held for name in mask})
+        self.engine.module.train()
+        if phase.normalisation == "eval":
+            for module in self.engine.module.modules():
+                if isinstance(module, _NormBase):
+                    module.eval()
+
+    def learn(self, answer: Answer, stand: Stand) -> tuple[Stand, bool]:
+        """Optimizer steps up to the next question, with a pulse every few steps; whether the run was asked to stop."""
+        self.clock.now("steps")
+        every = self.config.tracking.log_every
+        batches = self.config.task.batches("train", self._draws(answer.position, answer.until), self.team.device)
+        window = Window(self.engine.module)
+        for step in range(stand.step, answer.until):
+            position = replace(answer.position, step=step)
+            value = rates(self.plan, position)
+            self.engine.set_rates({name: value[label] for name, label in self.labels.items()})
+            loss = self.engine.step(self._micro_batches(batches, step), lambda model, batch: window.see(self.config.task.loss(model, batch)))
+            window.add(loss)
+            if (step + 1 - position.start) % every and step + 1 < answer.until:
+                continue
+            stand, stop, keep = self.pulse(window, stand, step + 1, position, value)
+            if stop:
+                return stand, True
+            if keep:
+                self.keep(stand)
+                self.clock.now("steps")
+        return stand, False
+
+    def _micro_batches(self, batches: Iterator[Any], step: int) -> Iterator[Any]:
+        """This step's micro-batches, each with dropout and drop-path keyed by (seed, step, place, rank)."""
+        for place in range(self.accumulation):
+            batch = next(batches)
+            torch.manual_seed(key_of(self.config.seed, "layers", step, place, self.team.rank))
+            yield batch
+
+    def _draws(self, position: Position, until: int) -> Iterator[Draw]:
+        """Which items each micro-batch of this rank holds, from here to ``until``."""
+        phase, per_epoch = self.plan.phases[position.index], self.plan.epoch_steps[position.index]
+        batch, seed = self.config.engine.batch, self.config.seed
+        num_items = self.config.task.num_items("train")
+        chosen = order(num_items, seed, None, -1)[: math.floor(num_items * phase.data.share + 1e-9)] if phase.data.share < 1 else None
+        generation = 0 if phase.data.repeat_order else phase.generation
+        shuffled: tuple[int, Any] = (-1, None)
+        for stream in range(position.stream, position.stream + until - position.step):
+            epoch, place = divmod(stream, per_epoch)
+            if shuffled[0] != epoch:
+                shuffled = (epoch, order(num_items if chosen is None else len(chosen), seed, generation, epoch))
+            items = shuffled[1][place * batch : (place + 1) * batch]
+            for indices in share_of(items if chosen is None else chosen[items], self.team.rank, self.team.size, self.micro):
+                yield Draw(indices, (seed, generation, epoch))
+
+    def pulse(
+        self, window: Window, stand: Stand, step: int, position: Position, value: Mapping[str, float]
+    ) -> tuple[Stand, bool, bool]:
+        """One small reduction: losses of the steps since the last, hits, and whether any rank wants to stop or rank 0 to save."""
+        settings = self.config.checkpoints
+        due = settings.every_minutes is not None and time.monotonic() - self.saved_at >= settings.every_minutes * 60
+        counted = settings.every_steps is not None and step % settings.every_steps == 0
+        losses, hits, seen = window.take()
+        first = self.team.rank == 0
+        flags = [float(first and self._stop_file()), float(counted or (first and due))]
+        total = self.team.total(torch.cat([losses, torch.stack([hits, seen]), torch.tensor(flags, dtype=torch.float64)])).tolist()
+        losses_all = [loss / self.team.size for loss in total[: len(losses)]]
+        hits_all, seen_all, stop, keep = total[len(losses) :]
+        for back, loss in enumerate(losses_all):
+            if not math.isfinite(loss):
+                raise Hopeless(self._divergence(step - len(losses_all) + back, loss, position))
+        stand = replace(
+            stand,
+            step=step,
+            crossed=False,
+            loss_sum=stand.loss_sum + sum(losses_all),
+            steps_seen=stand.steps_seen + len(losses_all),
+            hits=stand.hits + hits_all,
+            seen=stand.seen + seen_all,
+        )
+        self.record([self._metrics(losses_all, hits_all, seen_all, step, position, value)])
+        return stand, stop > 0, keep > 0
+
+    def _metrics(
+        self, losses: Sequence[float], hits: float, seen: float, step: int, position: Position, value: Mapping[str, float]
+    ) -> dict[str, Any]:
+        phase, now = self.plan.phases[position.index], time.perf_counter()
+        elapsed, self.pulsed_at = now - self.pulsed_at, now
+        values = {
+            "train/loss": sum(losses) / len(losses),
+            "generation": phase.generation,
+            "phase": position.index,
+            "images_per_second": len(losses) * self.config.engine.batch / elapsed,
+            **({"train/accuracy": hits / seen} if seen else {}),
+            **{f"lr/{label}": self.config.optim.lr * v for label, v in value.items()},
+            **{f"direction/{label}": direction for label, direction in phase.directions.items()},
+        }
+        return {"kind": "metrics", "step": step, "time": time.time(), "values": values}
+
+    def _divergence(self, step: int, loss: float, position: Position) -> str:
+        phase = self.plan.phases[position.index]
+        kept = newest(self.checkpoints)[0]
+        return (
+            f"the training loss is {loss} at step {step + 1} (phase {phase.name!r} of generation {phase.generation}); "
+            + (f"the weights of {kept.name} are kept" if kept else "no checkpoint was written before it")
+            + "; lower optim.lr or the ascent's rate, or clip gradients (engine.clip)"
+        )
+
+    # ------------------------------------------------------------------------------------------------- measuring, keeping
+
+    def measure_and_keep(self, position: Position, stand: Stand) -> None:
+        """Validation every few epochs and at phase ends; a checkpoint at phase ends."""
+        every = self.config.tracking.evaluate_every * self.plan.ask_every
+        ended = stand.step == position.stop
+        if (ended or (stand.step - position.generation_start) % every == 0) and stand.step < position.total:
+            self.score("validation", stand.step, position)
+        if ended:
+            self.keep(stand)  # before the operations of this boundary: what a branch starts from
+
+    def score(self, role: Role, step: int, position: Position) -> dict[str, float]:
+        """Every rank scores its part of a role; tallies add up exactly over batches and ranks."""
+        self.clock.now("evaluation")
+        values = evaluate(self.config, self.engine, self.team, role)
+        phase = self.plan.phases[position.index]
+        record = {"kind": "score", "step": step, "time": time.time(), "role": role, "generation": phase.generation, "phase": position.index}
+        self.record([{**record, "values": values}])
+        self.pulsed_at = time.perf_counter()
+        return values
+
+    def keep(self, stand: Stand, *, must: bool = False) -> None:
+        """Write a checkpoint; a failure is put on record and, unless it must succeed, tried again at the next occasion."""
+        self.clock.now("checkpoint")
+        self.engine.sync_buffers()
+        about = {"plan": self.plan.fingerprint, "stage": self.config.engine.stage, "digest": self.compare(stand.step)}
+        try:
+            folder = write_checkpoint(self.checkpoints, stand, self.engine, self.team, about=about)
+        except OSError as error:
+            self.record([_note(f"no checkpoint at step {stand.step}: {error}; training goes on, the one before is kept")])
+            if must:
+                raise Hopeless(f"no checkpoint at step {stand.step}: {error}; what was kept before is whole: free space and resume") from None
+            return
+        self.saved_at = time.monotonic()
+        if self.team.rank == 0:
+            prune(self.checkpoints, self.config.checkpoints.keep, self._generation_ends())
+        self.record([{"kind": "checkpoint", "step": stand.step, "time": time.time(), "folder": f"checkpoints/{folder.name}"}])
+        self.pulsed_at = time.perf_counter()
+
+    def _generation_ends(self) -> set[int]:
+        """Steps at which a generation ended so far, where they are to be kept."""
+        if not self.config.checkpoints.keep_generations:
+            return set()
+        cuts = read_cuts(self.run.folder)
+        return {locate(self.plan, start, cuts).generation_stop for start, stop in spans(self.plan, cuts) if start < stop}
+
+    # ------------------------------------------------------------------------------------------------------------- endings
+
+    def _stop_file(self) -> bool:
+        return (self.run.folder / STOP_REQUEST).exists()
+
+    def stop_asked(self) -> bool:
+        """Whether somebody asked for a stop; rank 0's look, shared."""
+        return bool(self.team.share(self._stop_file() if self.team.rank == 0 else None))
+
+    def stop(self, stand: Stand, position: Position) -> Outcome:
+        """Keep the state and leave; the run can be resumed."""
+        self.keep(stand, must=True)
+        self.clock.now("end")
+        message = f"stopped at step {stand.step} of {position.total}; nothing is lost"
+        return Outcome(state="stopped", step=stand.step, message=message, seconds=self.clock.seconds, digest=self.digest)
+
+    def fail(self, error: Exception) -> Outcome:
+        """A failure that another try would repeat: put on record, earlier checkpoints stay."""
+        self.clock.now("end")
+        return Outcome(state="failed", step=-1, message=str(error), seconds=self.clock.seconds)
+
+    def finish(self, answer: Answer, stand: Stand) -> Outcome:
+        """Test is scored here and nowhere else; then the last checkpoint and the final weights."""
+        position = answer.position
+        scores = {f"validation/{k}": v for k, v in self.score("validation", stand.step, position).items()}
+        scores |= {f"test/{k}": v for k, v in self.score("test", stand.step, position).items()}
+        self.keep(stand, must=True)
+        try:
+            export(self.run.folder / "final", self.config, self.engine, self.team, scores)
+        except OSError as error:
+            raise Hopeless(f"the final weights could not be written: {error}; free space and resume") from None
+        self.clock.now("end")
+        return Outcome(state="finished", step=stand.step, scores=scores, seconds=self.clock.seconds, digest=self.digest)
+
+
+class Window:
+    """What was learned since the last pulse, kept on the device: one loss a step, hits and items seen."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.losses: list[Tensor] = []
+        self.hits: list[Tensor] = []
+        self.seen = 0.0
+
+    def see(self, learned: tuple[Tensor, Mapping[str, Tally]]) -> Tensor:
+        """Note a micro-batch's hits on the way to its loss."""
+        loss, tallies = learned
+        tally = tallies.get("accuracy")
+        if tally is not None:
+            self.hits.append(tally.total.detach())
+            self.seen += float(tally.count)
+        return loss
+
+    def add(self, loss: Tensor) -> None:
+        """Note a step's loss."""
+        self.losses.append(loss)
+
+    def take(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of the steps, hits, items seen, as float64 on the CPU; and start anew."""
+        losses = torch.stack(self.losses).double().cpu()
+        hits = torch.stack(self.hits).double().sum().cpu() if self.hits else torch.zeros((), dtype=torch.float64)
+        seen = torch.tensor(self.seen, dtype=torch.float64)
+        self.losses, self.hits, self.seen = [], [], 0.0
+        return losses, hits, seen
+
+
+def _note(message: str) -> dict[str, Any]:
+    return {"kind": "note", "time": time.time(), "message": message}
+
+
+def _phase_record(plan: Plan, position: Position) -> dict[str, Any]:
+    phase: Phase = plan.phases[position.index]
+    return {
+        "kind": "phase",
+        "step": position.step,
+        "time": time.time(),
+        "index": position.index,
+        "name": phase.name,
+        "generation": phase.generation,
+        "generations": plan.generations,
+        "stop": position.stop,
+        "total": position.total,
+        "directions": phase.directions,
+    }
