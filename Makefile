@@ -30,7 +30,7 @@ help:
 	@echo "make clean                  remove the environment and caches; runs stay"
 
 run: $(BIN)/.installed
-	$(BIN)/llf-ray compare $(JOB) $(ARGS)
+	$(BIN)/llf-ray compare $(JOB) --again $(ARGS)
 
 test: $(BIN)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

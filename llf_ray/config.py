@@ -1,7 +1,7 @@
 """Override, check, flatten, store and name any tree of frozen dataclasses.
 
-Settings are values: a job builds them in Python, the command line overrides leaves by dotted keys, MLflow and Tune see the
-same keys. Everything here works on plain dataclasses and needs nothing but the standard library.
+Settings are values: a job builds them in Python, the command line overrides leaves by dotted keys, MLflow and Tune see
+the same keys. Everything here works on plain dataclasses and needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> SettingError:
     names = list(allowed)
     hint = nearest(name, names)
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-    return SettingError(f"{what} {name!r} does not exist" + (f"; did you mean {hint!r}?" if hint else "") + f" (there are: {shown})")
+    return SettingError(
+        f"{what} {name!r} does not exist" + (f"; did you mean {hint!r}?" if hint else "") + f" (there are: {shown})"
+    )
 
 
 def check_number(
@@ -63,8 +65,14 @@ def check_number(
         return
     if isinstance(value, float) and math.isnan(value):
         raise SettingError(f"{key} = nan: a number is needed")
-    limits = [f">= {low}"] * (low is not None) + [f"> {above}"] * (above is not None) + [f"<= {high}"] * (high is not None)
-    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+    limits = (
+        [f">= {low}"] * (low is not None) + [f"> {above}"] * (above is not None) + [f"<= {high}"] * (high is not None)
+    )
+    if (
+        (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+    ):
         raise SettingError(f"{key} = {value!r}: must be {' and '.join(limits)}")
 
 
@@ -73,7 +81,11 @@ def check_number(
 
 def hints(cls: type) -> dict[str, Any]:
     """Resolved annotations of the fields of a dataclass."""
-    return {name: hint for name, hint in typing.get_type_hints(cls).items() if name in {f.name for f in dataclasses.fields(cls)}}
+    return {
+        name: hint
+        for name, hint in typing.get_type_hints(cls).items()
+        if name in {f.name for f in dataclasses.fields(cls)}
+    }
 
 
 def describe(hint: Any) -> str:
@@ -125,7 +137,10 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Check every field of a settings tree against its annotation; raise `SettingError` for the first that does not fit."""
+    """Check every field of a settings tree against its annotation.
+
+    Raise `SettingError` for the first that does not fit.
+    """
     types_of = hints(type(config))
     for field in dataclasses.fields(config):
         value, hint, key = getattr(config, field.name), types_of[field.name], f"{prefix}{field.name}"
@@ -188,8 +203,14 @@ def override(config: T, assignments: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _with_prefix(message: str, prefix: str) -> str:
-    """A dataclass's own check knows its field's name only: put the path in front where the message starts with a field."""
-    return message if not prefix or message.startswith(prefix) or " " in message.split("=")[0].strip() else prefix + message
+    """A dataclass's own check knows its field's name only: put the path in front where the message starts with a
+    field.
+    """
+    return (
+        message
+        if not prefix or message.startswith(prefix) or " " in message.split("=")[0].strip()
+        else prefix + message
+    )
 
 
 def _unknown_key(config: Any, prefix: str, head: str, below: Mapping[str, Any]) -> SettingError:
@@ -198,7 +219,9 @@ def _unknown_key(config: Any, prefix: str, head: str, below: Mapping[str, Any]) 
     here = [f"{prefix}{name}" for name in hints(type(config))]
     everywhere = [f"{prefix}{name}" for name in flatten(config)] + here
     hint = nearest(key, everywhere) or nearest(f"{prefix}{head}", here)
-    return SettingError(f"unknown setting {key!r}" + (f"; did you mean {hint!r}?" if hint else "") + f" (here: {', '.join(here)})")
+    return SettingError(
+        f"unknown setting {key!r}" + (f"; did you mean {hint!r}?" if hint else "") + f" (here: {', '.join(here)})"
+    )
 
 
 def _replaced(value: Any, hint: Any, below: Mapping[str, Any], key: str) -> Any:
@@ -230,7 +253,9 @@ def _by_head(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return grouped
 
 
-def _override_mapping(config: Mapping[str, Any], grouped: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+def _override_mapping(
+    config: Mapping[str, Any], grouped: Mapping[str, Mapping[str, Any]], prefix: str
+) -> dict[str, Any]:
     result = dict(config)
     for head, below in grouped.items():
         if head not in result:
@@ -272,7 +297,11 @@ def _readers(hint: Any) -> list[Callable[[str], Any]]:
         return [r for a in sorted(args, key=lambda a: (a is str, a is not type(None))) for r in _readers(a)]
     if origin is tuple:
         inner = args[0] if args else Any
-        return [lambda text: tuple(convert(part.strip(), inner, "item") for part in text.strip("()[]").split(",") if part.strip())]
+        return [
+            lambda text: tuple(
+                convert(part.strip(), inner, "item") for part in text.strip("()[]").split(",") if part.strip()
+            )
+        ]
     return []
 
 
@@ -308,7 +337,9 @@ def to_plain(value: Any) -> Any:
         return [to_plain(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise SettingError(f"{value!r} ({type(value).__name__}) cannot be a setting: use numbers, texts, tuples, mappings, frozen dataclasses")
+    raise SettingError(
+        f"{value!r} ({type(value).__name__}) cannot be a setting: use numbers, texts, tuples, mappings, frozen dataclasses"
+    )
 
 
 def from_plain(plain: Any) -> Any:

@@ -24,7 +24,6 @@ from llf_ray.journal import (
     Tail,
     blank_summary,
     is_lost,
-    read_run,
     run_folders,
     summary,
 )
@@ -47,6 +46,7 @@ STYLES = {
     "finished": "green",
     "failed": "bold red",
     "lost": "bold red",
+    "damaged": "bold red",
 }
 DIRECTION_STYLES = {"ascend": "magenta", "hold": "blue", "descend": ""}
 FRACTIONS = ("accuracy", "top1", "top5")  # scores that people read in per cent
@@ -111,6 +111,11 @@ def place(run: RunSummary) -> str:
     return ", ".join(words)
 
 
+def spot(run: RunSummary) -> str:
+    """``gen 1, ascent``: for lines in which room is short."""
+    return run.phase if run.generation is None else f"gen {run.generation}, {run.phase}"
+
+
 def main_score(run: RunSummary, role: str) -> str:
     """The score by which runs of a task are compared: its first metric that is not the loss."""
     values = run.scores.get(role, {})
@@ -170,21 +175,17 @@ def plain_line(view: View, record: Mapping[str, Any]) -> str | None:
         return str(record["message"])
     if kind == "phase":
         moves = "; ".join(f"{groups} {what}" for what, groups in directions(run))
-        return f"{step}  {place(run)}" + (f"  ({moves})" if moves else "")
+        return f"{step}  {spot(run)}" + (f"  ({moves})" if moves else "")
     if kind == "score":
-        return f"{step}  {place(run)}  {record['role']} {numbers(record['values'])}" + _pace(
-            view, record["time"]
-        )
+        return f"{step}  {spot(run)}  {record['role']} {numbers(record['values'])}" + _pace(view, record["time"])
     if kind == "metrics":
-        return f"{step}  {place(run)}  {numbers(losses(run))}" + _pace(view, record["time"])
+        return f"{step}  {spot(run)}  {numbers(losses(run))}" + _pace(view, record["time"])
     return None
 
 
 def losses(run: RunSummary) -> dict[str, float]:
     """Training values for people: those below "train/"."""
-    return {
-        name.removeprefix("train/"): value for name, value in run.values.items() if name.startswith("train/")
-    }
+    return {name.removeprefix("train/"): value for name, value in run.values.items() if name.startswith("train/")}
 
 
 def numbers(values: Mapping[str, float], most: int = 4) -> str:
@@ -224,14 +225,6 @@ class Display:
         self.title = title
         self.console = console if console is not None else Console(highlight=False)
         is_screen = self.console.is_terminal and not self.console.is_dumb_terminal
-        self._live = None
-        if is_screen if live is None else live:
-            self._live = Live(
-                console=self.console,
-                get_renderable=self.render,
-                refresh_per_second=4,
-                vertical_overflow="crop",
-            )
         self._clock = clock
         self._begun = clock()
         self._lock = threading.RLock()
@@ -240,6 +233,14 @@ class Display:
         self._closing = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._live: Live | None = None
+        if is_screen if live is None else live:
+            self._live = Live(
+                console=self.console,
+                get_renderable=self.render,
+                refresh_per_second=4,
+                vertical_overflow="crop",
+            )
 
     def __enter__(self) -> Display:
         if self._live is not None:
@@ -264,9 +265,7 @@ class Display:
     def absorb(self, run_name: str, record: Mapping[str, Any]) -> None:
         """Take in a record of the past: the picture has it, a plain console gets no line."""
         with self._lock:
-            self._views.setdefault(run_name, View(RunSummary(folder=Path(run_name), name=run_name))).see(
-                record
-            )
+            self._views.setdefault(run_name, View(RunSummary(folder=Path(run_name), name=run_name))).see(record)
 
     def mark_lost(self, run_name: str) -> None:
         """Say that a run's driver is gone, which no record says."""
@@ -277,7 +276,7 @@ class Display:
             return [view.run.state for view in self._views.values()]
 
     def follow(self, folders: Mapping[str, Path]) -> None:
-        """Read the journals of run folders, which need not exist yet, in a thread until the display is closed."""
+        """Read journals in a thread until the display is closed; the run folders need not exist yet."""
         for name in folders:
             self._views.setdefault(name, View(RunSummary(folder=folders[name], name=name)))
         self._thread = threading.Thread(target=self._read, args=(folders,), name="display", daemon=True)
@@ -303,11 +302,7 @@ class Display:
         if not must:
             if kind in ("operation", "checkpoint"):
                 return
-            last = (
-                max(view.printed.values(), default=now)
-                if kind == "metrics"
-                else view.printed.get(kind, -QUIET)
-            )
+            last = max(view.printed.values(), default=now) if kind == "metrics" else view.printed.get(kind, -QUIET)
             if now - last < (STILL_HERE if kind == "metrics" else QUIET):
                 return
         line = plain_line(view, record)
@@ -337,7 +332,8 @@ class Display:
             parts: list[RenderableType] = []
             if len(self._views) > 1:
                 parts += [self._headline(now), self._overview(width)]
-                if active.run.state in ENDED and self._closing:
+                parts += self._troubles()
+                if active.run.state in ENDED:
                     return Group(*parts)
             parts += list(detail(active, now, width, alone=len(self._views) == 1))
             return Group(*parts)
@@ -352,7 +348,10 @@ class Display:
 
     def _headline(self, now: float) -> Text:
         num_ended = sum(view.run.state in ENDED for view in self._views.values())
-        words = f"{num_ended} of {len(self._views)} trainings done, {duration(now - self._begun)} so far"
+        runs = [view.run for view in self._views.values()]
+        begun = min((run.started for run in runs if run.started is not None), default=self._begun)
+        until = max((run.updated or begun for run in runs), default=now) if num_ended == len(runs) else now
+        words = f"{num_ended} of {len(runs)} trainings done, {duration(until - begun)} so far"
         left = self._seconds_left(now)
         if left is not None and num_ended < len(self._views):
             words += f", about {duration(left)} left"
@@ -374,11 +373,12 @@ class Display:
 
     def _overview(self, width: int) -> Table:
         table = Table.grid(padding=(0, 2))
-        room = self.console.height - 9  # headline, detail, and air for what others print
+        room = self.console.height - 11  # headline, trouble, detail
         shown, hidden = self._fitting(room if not self._closing else len(self._views))
         fixed = 9 + 2 + 13 + 2 + 7 + 2 + 7 + 2
         table.add_column(no_wrap=True)
-        for _ in range(4):
+        table.add_column(no_wrap=True)
+        for _ in range(3):
             table.add_column(no_wrap=True, justify="right")
         columns = (
             Text("run", style="dim"),
@@ -398,6 +398,15 @@ class Display:
         if hidden:
             table.add_row(Text(f"and {hidden} more", style="dim"))
         return table
+
+    def _troubles(self) -> list[RenderableType]:
+        """Why trainings ended early; on a live screen the last one only."""
+        lines = [
+            Text(f"{shortened(name, 40)}: {view.run.message}", style=STYLES[view.run.state])
+            for name, view in self._views.items()
+            if view.run.state in ENDED and view.run.message and view.run.state != "finished"
+        ]
+        return [*(lines if self._closing else lines[-1:])]
 
     def _fitting(self, room: int) -> tuple[list[str], int]:
         """Names for the lines that a screen has: those around the active one, in their order."""
@@ -455,9 +464,15 @@ def _progress(view: View, now: float, width: int) -> Table:
     run = view.run
     assert run.total
     left = view.seconds_left(now) if run.state not in ENDED else None
-    words = f"step {run.step:,}/{run.total:,}  {run.step / run.total:4.0%}"
+    words = f"step {run.step:,}/{run.total:,}  {100 * run.step / run.total:3.0f} %"
     words += f"  {duration(left)} left" if left is not None else ""
-    bar = ProgressBar(total=run.total, completed=run.step, width=max(10, min(50, width - len(words) - 4)))
+    bar = ProgressBar(
+        total=run.total,
+        completed=run.step,
+        width=max(10, min(50, width - len(words) - 6)),
+        complete_style="cyan",
+        finished_style="green",
+    )
     table = Table.grid(padding=(0, 0))
     table.add_row(Text("  "), bar, Text(f"  {words}", no_wrap=True))
     return table
@@ -472,20 +487,14 @@ def watched_folders(run_folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: the folder holds no run.
     """
-    if (run_folder / "journal.jsonl").exists():
-        return {read_run(run_folder).get("name", run_folder.name): run_folder}
     here = run_folder.resolve()
-    candidates = [*run_folders(run_folder), *run_folders(run_folder.parent)]
-    runs = {folder: run for folder in candidates if (run := read_run(folder)).get("parent")}
-    children = {
-        run.get("name", folder.name): folder
-        for folder, run in runs.items()
-        if folder.resolve() != here and (folder / run["parent"]).resolve() == here
-    }
-    if children:
-        return children
-    if (run_folder / "run.json").exists():
-        return {read_run(run_folder).get("name", run_folder.name): run_folder}
+    itself = {blank_summary(run_folder).name: run_folder}
+    if (run_folder / "journal.jsonl").exists():
+        return itself
+    runs = [blank_summary(folder) for folder in (*run_folders(run_folder), *run_folders(here.parent))]
+    children = {run.name: run.folder for run in runs if run.parent and (run.folder / run.parent).resolve() == here}
+    if children or (run_folder / "run.json").exists():
+        return children or itself
     raise ValueError(f"{run_folder} holds no run (it has no run.json)")
 
 
@@ -534,29 +543,39 @@ def _mark_lost(display: Display, folders: Mapping[str, Path]) -> None:
             display.mark_lost(name)
 
 
-def runs_table(root: Path) -> Table:
-    """All runs below ``root``, oldest first, for `llf-ray runs`."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("run", no_wrap=True, overflow="ellipsis", min_width=12)
-    table.add_column("state", no_wrap=True, min_width=8)
-    table.add_column("where", no_wrap=True, overflow="ellipsis", min_width=8)
-    for name in ("step", "valid.", "test"):
-        table.add_column(name, no_wrap=True, justify="right", min_width=6)
-    table.add_column("begun", no_wrap=True, min_width=11)
-    for folder in run_folders(root):
-        run = summary(folder)
-        where = (
-            f"gen. {generation(run)}, {run.phase}"
-            if run.generation is not None
-            else run.phase
-        )
-        table.add_row(
-            Text(run.name),
-            Text(run.state, style=STYLES.get(run.state, "")),
-            Text(where if run.state not in ("finished", "waiting") else ""),
+def runs_table(root: Path, width: int = 80, now: float | None = None) -> Table:
+    """All runs below ``root``, oldest first, in ``width`` columns: what `llf-ray runs` prints."""
+    now = time.time() if now is None else now
+    runs = [summary(folder, now) for folder in run_folders(root)]
+    rows = [
+        (
+            run.state,
+            _where(run),
             of(run.step, run.total) if run.step else "",
             main_score(run, "validation"),
             main_score(run, "test"),
-            time.strftime("%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
+            age(now - run.started) if run.started else "",
         )
+        for run in runs
+    ]
+    heads = ("state", "where", "step", "valid.", "test", "begun")
+    others = sum(2 + max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads)))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for head in ("run", *heads):
+        table.add_column(head, no_wrap=True, justify="right" if head in heads[2:] else "left")
+    for run, row in zip(runs, rows, strict=True):
+        name = shortened(run.name, max(12, width - others))
+        table.add_row(Text(name), Text(row[0], style=STYLES.get(run.state, "")), *(Text(cell) for cell in row[1:]))
     return table
+
+
+def _where(run: RunSummary) -> str:
+    return "" if run.state in ("finished", "waiting") else shortened(spot(run), 20)
+
+
+def age(seconds: float) -> str:
+    """``5 min ago``: the coarsest unit that says something."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds // unit:.0f} {name} ago"
+    return "just now"

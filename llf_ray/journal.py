@@ -30,11 +30,13 @@ __all__ = [
     "Tail",
     "Tracking",
     "beat",
+    "blank_summary",
     "driver_stamp",
     "is_lost",
     "locked",
     "read",
     "read_run",
+    "replace_text",
     "run_folders",
     "summary",
     "update_run",
@@ -147,7 +149,7 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._events: set[tuple[Any, ...]] = set()
-        # names written by (kind or role, step); records of one run share few sets of names, so each is kept once
+        # names written, by (kind or role, step); one run uses few sets of names, so each is kept once
         self._names: dict[tuple[str, int], frozenset[str]] = {}
         self._sets: dict[frozenset[str], frozenset[str]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +304,7 @@ def replace_text(path: Path, text: str) -> None:
 def run_folders(root: Path) -> list[Path]:
     """Run folders under ``root``, also inside comparisons and sweeps, oldest first."""
     found = {path.parent for pattern in ("*/run.json", "*/*/run.json") for path in root.glob(pattern)}
-    return sorted(found, key=lambda folder: (_created(read_run(folder)) or 0.0, str(folder)))
+    return sorted(found, key=lambda folder: (blank_summary(folder).started or 0.0, str(folder)))
 
 
 def _created(run: Mapping[str, Any]) -> float | None:
@@ -390,6 +392,7 @@ class RunSummary:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # last, by role
     started: float | None = None
     updated: float | None = None
+    parent: str | None = None  # the folder of its comparison or sweep, from the run's own if relative
     mlflow_run_id: str | None = None
 
     def see(self, record: Mapping[str, Any]) -> None:
@@ -415,13 +418,17 @@ class RunSummary:
 
 
 def blank_summary(run_folder: Path) -> RunSummary:
-    """What run.json alone says."""
-    run = read_run(run_folder)
+    """What run.json alone says; a damaged one is a state, so that a list of runs still shows the others."""
+    try:
+        run = read_run(run_folder)
+    except ValueError as error:
+        return RunSummary(folder=run_folder, name=run_folder.name, state="damaged", message=str(error))
     return RunSummary(
         folder=run_folder,
         name=run.get("name", run_folder.name),
         state=run.get("state", "waiting"),
         started=_created(run),
+        parent=run.get("parent"),
         mlflow_run_id=run.get("mlflow_run_id"),
     )
 
@@ -431,6 +438,8 @@ def summary(run_folder: Path, now: float | None = None) -> RunSummary:
     `is_lost`).
     """
     found = blank_summary(run_folder)
+    if found.state == "damaged":
+        return found
     last_metrics: tuple[bytes, int] | None = None
     for line, end in _lines(run_folder / "journal.jsonl"):
         if line.startswith(_METRICS):  # nearly all lines: only the last is worth parsing

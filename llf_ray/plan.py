@@ -1,8 +1,9 @@
 """What an iterative run does, as data: phases, their rules, and where a run stands at an optimizer step.
 
-A recipe gives phases whose lengths are written in epochs or steps. `compute` turns them into a `Plan`, in optimizer steps.
-`locate` says where a run stands; `Schedule` answers rank 0. All are pure functions of (plan, cuts, step), so a restarted
-adviser, a resumed run and a second rank all read the same answer. No torch here: a plan can be read where none is installed.
+A recipe gives phases whose lengths are written in epochs or steps. `compute` turns them into a `Plan`, in optimizer
+steps. `locate` says where a run stands; `Schedule` answers rank 0. All are pure functions of (plan, cuts, step), so a
+restarted adviser, a resumed run and a second rank all read the same answer. No torch here: a plan can be read where
+none is installed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Length:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise SettingError(f"a length has epochs or steps, one of the two: epochs={self.epochs}, steps={self.steps}")
+            raise SettingError(
+                f"a length has epochs or steps, one of the two: epochs={self.epochs}, steps={self.steps}"
+            )
         check_number("epochs", self.epochs, low=0)
         check_number("steps", self.steps, low=0)
 
@@ -81,12 +84,12 @@ class Length:
 class Curve:
     """Learning rate as a share of its peak over a span of the run.
 
-    Linear warm-up ``(t + 1) / warmup`` and then the shape over what remains. The papers' code moves once an epoch; here the
-    curve moves every step, which has the same ends and needs no epoch.
+    Linear warm-up ``(t + 1) / warmup`` and then the shape over what remains. The papers' code moves once an epoch;
+    here the curve moves every step, which has the same ends and needs no epoch.
 
-    ``over`` names the span: the phase, its generation, or the run. ``offset`` reads the curve as if that much had passed
-    already, so that a generation rewound to step k continues at k. ``drops`` are shares of the span at which ``shape="step"``
-    multiplies by ``factor``. ``scale`` multiplies everything.
+    ``over`` names the span: the phase, its generation, or the run. ``offset`` reads the curve as if that much had
+    passed already, so that a generation rewound to step k continues at k. ``drops`` are shares of the span at which
+    ``shape="step"`` multiplies by ``factor``. ``scale`` multiplies everything.
     """
 
     shape: Literal["cosine", "linear", "constant", "step"] = "cosine"
@@ -111,9 +114,9 @@ class Curve:
 class Rule:
     """How one group learns in a phase.
 
-    ``direction`` is +1 (descend), 0 (hold: weights and moments do not move) or -S (ascend at S times the rate).
-    ``lr`` multiplies the run's rate; ``weight_decay`` and ``clip`` (largest gradient norm of the group) replace the run's where
-    given; ``curve`` replaces the phase's.
+    ``direction`` is +1 (descend), 0 (hold: weights and moments do not move) or -S (ascend at S times the rate). ``lr``
+    multiplies the run's rate; ``weight_decay`` and ``clip`` (largest gradient norm of the group) replace the run's
+    where given; ``curve`` replaces the phase's.
     """
 
     select: Selection
@@ -125,7 +128,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.direction) or self.direction > 1 or 0 < self.direction < 1:
-            raise SettingError(f"direction = {self.direction!r}: must be 1 (descend), 0 (hold) or -S with S > 0 (ascend)")
+            raise SettingError(
+                f"direction = {self.direction!r}: must be 1 (descend), 0 (hold) or -S with S > 0 (ascend)"
+            )
         check_number("lr", self.lr, low=0)
         check_number("weight_decay", self.weight_decay, low=0)
         check_number("clip", self.clip, above=0)
@@ -159,8 +164,8 @@ class Until:
 class DataRule:
     """What a phase trains on: a share of the task's training part, or what an earlier phase generated into a store.
 
-    A share is the first part of one fixed order, so shares grow into one another. ``repeat_order`` gives every generation the same
-    order and augmentation.
+    A share is the first part of one fixed order, so shares grow into one another. ``repeat_order`` gives every
+    generation the same order and augmentation.
     """
 
     source: str = "task"
@@ -173,7 +178,9 @@ class DataRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a phase learns when it is not the task's own loss: from a teacher in a store, or by imitation of a data store."""
+    """What a phase learns when it is not the task's own loss: from a teacher in a store, or by imitation of a data
+    store.
+    """
 
     kind: Literal["task", "distil", "imitate"] = "task"
     teacher: str = ""
@@ -182,7 +189,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         if (self.kind == "task") != (self.teacher == ""):
-            raise SettingError(f"teacher = {self.teacher!r}: kind = {self.kind!r} " + ("has none" if self.kind == "task" else "needs one"))
+            raise SettingError(
+                f"teacher = {self.teacher!r}: kind = {self.kind!r} "
+                + ("has none" if self.kind == "task" else "needs one")
+            )
         check_number("weight", self.weight, low=0, high=1)
         check_number("temperature", self.temperature, above=0)
 
@@ -191,10 +201,10 @@ class Objective:
 class Phase:
     """A stretch of training with one set of rules.
 
-    ``entry`` and ``exit`` are the operations of its two boundaries, ``hold`` the stored masks whose dead entries stay zero.
-    Parameters that no rule selects descend at the run's rate. A cut phase (``until``, or a person) hands its unused steps to
-    the next one where ``fill`` is set, so that a generation keeps its budget. ``moments`` says what becomes of the moments of a group
-    whose direction changes sign on entry.
+    ``entry`` and ``exit`` are the operations of its two boundaries, ``hold`` the stored masks whose dead entries stay
+    zero. Parameters that no rule selects descend at the run's rate. A cut phase (``until``, or a person) hands its
+    unused steps to the next one where ``fill`` is set, so that a generation keeps its budget. ``moments`` says what
+    becomes of the moments of a group whose direction changes sign on entry.
     """
 
     name: str
@@ -223,8 +233,8 @@ class Phase:
 class Plan:
     """Phases with their lengths in optimizer steps: what a run will do, saved with it.
 
-    ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last partial
-    batch is dropped). Rank 0 asks the adviser at least every ``ask_every`` steps.
+    ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last
+    partial batch is dropped). Rank 0 asks the adviser at least every ``ask_every`` steps.
     """
 
     phases: tuple[Phase, ...]
@@ -261,8 +271,9 @@ class Cut:
 class Position:
     """Where a run stands before optimizer step ``step``.
 
-    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` how many steps of this
-    generation's sample order were used before ``step``, ``generation_start``/``generation_stop`` the generation's steps.
+    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` how many
+    steps of this generation's sample order were used before ``step``, ``generation_start``/``generation_stop`` the
+    generation's steps.
     """
 
     step: int
@@ -282,7 +293,9 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """All-reduced training measures: means over the window since the last question, and over the one before this phase."""
+    """All-reduced training measures: means over the window since the last question, and over the one before this
+    phase.
+    """
 
     loss: float
     accuracy: float
@@ -294,8 +307,8 @@ class Observed:
 class Answer:
     """What rank 0 is told: where the run stands, which boundaries lie at this step, and when to ask again.
 
-    ``boundary`` lists (side, phase) in order: the exit of the phase that ends, both sides of phases without a step, the entry of the
-    phase that starts.
+    ``boundary`` lists (side, phase) in order: the exit of the phase that ends, both sides of phases without a step,
+    the entry of the phase that starts.
     """
 
     position: Position
@@ -327,7 +340,9 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
             )
         epoch_steps.append(per_epoch)
     steps = tuple(phase.length.in_steps(per) for phase, per in zip(phases, epoch_steps, strict=True))
-    plan = Plan(phases=tuple(phases), steps=steps, epoch_steps=tuple(epoch_steps), ask_every=max(epoch_steps, default=1))
+    plan = Plan(
+        phases=tuple(phases), steps=steps, epoch_steps=tuple(epoch_steps), ask_every=max(epoch_steps, default=1)
+    )
     check_plan(plan)
     return plan
 
@@ -348,7 +363,9 @@ def check_plan(plan: Plan) -> None:
         wanted = [*phase.hold, *([phase.objective.teacher] if phase.objective.teacher else [])]
         for name in [*wanted, *([phase.data.source] if phase.data.source != "task" else [])]:
             if name not in made:
-                raise SettingError(f"{where}: store {name!r} is used before an operation makes it (made so far: {sorted(made) or 'none'})")
+                raise SettingError(
+                    f"{where}: store {name!r} is used before an operation makes it (made so far: {sorted(made) or 'none'})"
+                )
         for operation in phase.exit:
             _check_stores(operation, made, where)
 
@@ -356,12 +373,16 @@ def check_plan(plan: Plan) -> None:
 def _check_stores(operation: Operation, made: set[str], where: str) -> None:
     for name in getattr(operation, "needs", ()):
         if name not in made:
-            raise SettingError(f"{where}: {operation.label} needs store {name!r}, which no operation before it makes (made: {sorted(made) or 'none'})")
+            raise SettingError(
+                f"{where}: {operation.label} needs store {name!r}, which no operation before it makes (made: {sorted(made) or 'none'})"
+            )
     made.update(getattr(operation, "makes", ()))
 
 
 def spans(plan: Plan, cuts: Sequence[Cut] = ()) -> list[tuple[int, int]]:
-    """[start, stop) of every phase in optimizer steps, with cuts applied and unused steps handed on where a phase fills."""
+    """[start, stop) of every phase in optimizer steps, with cuts applied and unused steps handed on where a phase
+    fills.
+    """
     by_phase = {cut.phase: cut.step for cut in cuts}
     result, start, spare = [], 0, 0
     for index, planned in enumerate(plan.steps):
@@ -444,7 +465,8 @@ def selections_of(plan: Plan) -> tuple[Selection, ...]:
 def operations_of(plan: Plan, answer: Answer) -> list[tuple[str, int, Operation]]:
     """The operations of one boundary, in order: (key of its draws, generation, operation).
 
-    The key holds the phase's name and the place in its list, not the phase's number, so that a longer plan draws the same values.
+    The key holds the phase's name and the place in its list, not the phase's number, so that a longer plan draws the
+    same values.
     """
     return [
         (f"{plan.phases[index].name}/{side}/{place}", plan.phases[index].generation, operation)
@@ -473,7 +495,8 @@ class Schedule:
     def decide(self, step: int, observed: Observed | None, asked: bool = False) -> Cut | None:
         """A new cut at ``step``, by the phase's rule on what was observed or because a person asked; None for none.
 
-        Every step below ``step`` was handed out and none at or after it, so the cut lies ahead of all that was promised.
+        Every step below ``step`` was handed out and none at or after it, so the cut lies ahead of all that was
+        promised.
         """
         position = locate(self.plan, step, self.cuts)
         if position.finished or step == position.start or any(cut.phase == position.index for cut in self.cuts):
@@ -484,8 +507,12 @@ class Schedule:
         if until is None or observed is None:
             return None
         value, reference = (
-            (observed.loss, observed.reference_loss) if until.measure == "loss" else (observed.accuracy, observed.reference_accuracy)
+            (observed.loss, observed.reference_loss)
+            if until.measure == "loss"
+            else (observed.accuracy, observed.reference_accuracy)
         )
         if not until.met(value, reference):
             return None
-        return Cut(phase=position.index, step=step, why=f"training {until.measure} {value:.4g} (before the phase: {reference})")
+        return Cut(
+            phase=position.index, step=step, why=f"training {until.measure} {value:.4g} (before the phase: {reference})"
+        )

@@ -24,9 +24,9 @@ __all__ = ["Checkpoints", "Comparison", "Prepared", "Resources", "RunConfig", "g
 class Resources:
     """Where a run takes place; never part of its identity.
 
-    ``cpus`` and ``gpus`` are for each worker; ``custom`` are Ray's custom resources for each worker. ``retries`` is how often a failed
-    worker group is started again. ``start_timeout`` (seconds) bounds the wait for the workers to come up. ``threads`` are torch's
-    threads in each worker (None: as many as cpus).
+    ``cpus`` and ``gpus`` are for each worker; ``custom`` are Ray's custom resources for each worker. ``retries`` is
+    how often a failed worker group is started again. ``start_timeout`` (seconds) bounds the wait for the workers to
+    come up. ``threads`` are torch's threads in each worker (None: as many as cpus).
     """
 
     workers: int = 2
@@ -47,14 +47,17 @@ class Resources:
         check_number("start_timeout", self.start_timeout, above=0)
         check_number("threads", self.threads, low=1)
         if 0 < self.gpus < 1 and self.workers > 1:
-            raise SettingError(f"gpus = {self.gpus!r}: two workers of one run cannot share a GPU (NCCL refuses); use 0 or whole GPUs")
+            raise SettingError(
+                f"gpus = {self.gpus!r}: two workers of one run cannot share a GPU (NCCL refuses); use 0 or whole GPUs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
     """When a run's state is written: at phase ends, and every ``every_steps`` steps or ``every_minutes`` minutes.
 
-    The newest ``keep`` folders stay; with ``keep_generations`` also the one at each generation's end, which ``--from RUN@generation`` needs.
+    The newest ``keep`` folders stay; with ``keep_generations`` also the one at each generation's end, which ``--from
+    RUN@generation`` needs.
     """
 
     every_steps: int | None = None
@@ -100,7 +103,8 @@ class RunConfig:
 class Comparison:
     """Several schedules on the same model, data and budget of optimizer steps, over several seeds.
 
-    ``arms`` are recipes by name, in the order of the table; the first is what the others are compared with. All else is ``base``'s.
+    ``arms`` are recipes by name, in the order of the table; the first is what the others are compared with. All else
+    is ``base``'s.
     """
 
     name: str
@@ -115,7 +119,9 @@ class Comparison:
             raise SettingError(f"seeds = {self.seeds!r}: each seed once")
 
     def runs(self) -> dict[tuple[str, int], RunConfig]:
-        """One run's settings for each arm and seed, seed by seed, so that a comparison that is stopped has whole pairs."""
+        """One run's settings for each arm and seed, seed by seed, so that a comparison that is stopped has whole
+        pairs.
+        """
         return {
             (arm, seed): replace(self.base, name=f"{arm}-seed{seed}", recipe=recipe, seed=seed)
             for seed in self.seeds
@@ -151,7 +157,12 @@ def prepare(config: RunConfig) -> Prepared:
     for selection in selections:
         resolve(selection, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
-    reset = {op.select: None for phase in plan.phases for op in (*phase.entry, *phase.exit) if getattr(op, "select", None) is not None}  # type: ignore[attr-defined]
+    reset = {
+        op.select: None
+        for phase in plan.phases
+        for op in (*phase.entry, *phase.exit)
+        if getattr(op, "select", None) is not None
+    }  # type: ignore[attr-defined]
     keeps = any(phase.optimizer == "keep" and phase.entry for phase in plan.phases)
     groups = partition(
         slots,
@@ -191,9 +202,11 @@ def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:
 
 
 def _layer_factor(slots: Sequence[Slot], decay: float | None) -> object:
-    """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one above.
+    """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
+    above.
 
-    Layers are counted by convolution and linear layers for small networks and by block for deep ones (a module list of the model).
+    Layers are counted by convolution and linear layers for small networks and by block for deep ones (a module list of
+    the model).
     """
     if decay is None:
         return lambda slot: 1.0
@@ -205,7 +218,9 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None) -> object:
 
 
 def _block(slot: Slot) -> str:
-    """The unit of layer-wise decay: up to and with the first number in the path (``layer3.0``, ``blocks.6``), else the top module."""
+    """The unit of layer-wise decay: up to and with the first number in the path (``layer3.0``, ``blocks.6``), else the
+    top module.
+    """
     parts = slot.name.split(".")
     for length, part in enumerate(parts, start=1):
         if part.isdigit():

@@ -45,12 +45,13 @@ LONGEST_PAUSE = 60.0  # seconds between two attempts at a server that does not a
 HEARTBEAT = 30.0  # seconds
 
 # MLflow's own patience is two minutes a request and seven requests: ours is in the loop around it
-PATIENCE = {
+MANNERS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # usage data, sent from threads of its own
 }
 
 
@@ -82,9 +83,7 @@ def named_values(record: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{record['role']}/{name}": value for name, value in record["values"].items()}
     if kind == "phase":
         named = {"begun/phase": record["index"], "begun/generation": record.get("generation")}
-        return named | {
-            f"begun/direction/{group}": value for group, value in record.get("directions", {}).items()
-        }
+        return named | {f"begun/direction/{group}": value for group, value in record.get("directions", {}).items()}
     if kind == "operation":
         return {
             f"operation/{record['operation']}/{name}": record.get(name)
@@ -257,11 +256,7 @@ class Store:
     def shown(self) -> str:
         """The URI without user and password, for messages."""
         parts = urlsplit(self.uri)
-        return (
-            self.uri
-            if "@" not in parts.netloc
-            else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        )
+        return self.uri if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def store_of(settings: Tracking, root: Path) -> Store:
@@ -279,9 +274,9 @@ def store_of(settings: Tracking, root: Path) -> Store:
     )
 
 
-def be_patient_outside() -> None:
-    """Give MLflow short patience, in its environment variables; the user's own values win."""
-    for name, value in PATIENCE.items():
+def set_manners() -> None:
+    """Teach MLflow short patience and silence by its environment variables; the user's own values win."""
+    for name, value in MANNERS.items():
         os.environ.setdefault(name, value)
 
 
@@ -289,7 +284,7 @@ def quiet_mlflow() -> Any:
     """Import mlflow without its chatter: what it logs goes to the root logger, if that has somewhere to
     go.
     """
-    be_patient_outside()
+    set_manners()
     import mlflow
 
     for name in ("mlflow", "alembic", "sqlalchemy.engine"):
@@ -297,6 +292,7 @@ def quiet_mlflow() -> Any:
         chatty.handlers = [logging.NullHandler()]
         chatty.propagate = True
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
     return mlflow
 
 
@@ -338,9 +334,7 @@ def open_run(client: Any, store: Store, run_folder: Path) -> tuple[Any, bool]:
         found = _active_run(client, run.get("mlflow_run_id"))
         if found is not None:
             return found, False
-        mark = (
-            run.get("mlflow_mark") or update_run(run_folder, mlflow_mark=os.urandom(8).hex())["mlflow_mark"]
-        )
+        mark = run.get("mlflow_mark") or update_run(run_folder, mlflow_mark=os.urandom(8).hex())["mlflow_mark"]
         experiment = experiment_id(client, store)
         same = client.search_runs([experiment], f"tags.`llf_ray.mark` = '{mark}'", max_results=1)
         found = same[0] if same else _create_run(client, store, experiment, run_folder, mark)
@@ -454,9 +448,7 @@ class Sender:
     def finish(self) -> None:
         """Send figures and the final model, and say how the run ended."""
         folders = [self.run_folder / name for name in ("figures", "final", "tables")]
-        files = sorted(
-            path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()
-        )
+        files = sorted(path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file())
         self._send_files([str(path.relative_to(self.run_folder)) for path in files])
         now = summary(self.run_folder)
         if now.state in STATUS:
@@ -485,9 +477,7 @@ class Sender:
 
         left = iter(points)
         while batch := list(islice(left, METRICS_A_BATCH)):
-            self.client.log_batch(
-                self.run_id, metrics=[Metric(p.key, p.value, p.time, p.step) for p in batch]
-            )
+            self.client.log_batch(self.run_id, metrics=[Metric(p.key, p.value, p.time, p.step) for p in batch])
 
     def _move_cursor(self, offset: int) -> None:
         self.cursor.offset = offset
@@ -508,15 +498,11 @@ class Sender:
         job = read_run(self.run_folder).get("job")
         if not job:
             return
-        params = {
-            plain_key(key)[:KEY_LENGTH]: short(value, PARAM_LENGTH) for key, value in flat_params(job).items()
-        }
+        params = {plain_key(key)[:KEY_LENGTH]: short(value, PARAM_LENGTH) for key, value in flat_params(job).items()}
         for batch in batches_of({key: value for key, value in params.items() if key not in there}):
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in batch])
         changed = {
-            f"changed.{key}"[:KEY_LENGTH]: short(v, TAG_LENGTH)
-            for key, v in params.items()
-            if there.get(key, v) != v
+            f"changed.{key}"[:KEY_LENGTH]: short(v, TAG_LENGTH) for key, v in params.items() if there.get(key, v) != v
         }
         for batch in batches_of(changed):
             self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in batch])
@@ -551,11 +537,14 @@ def num_waiting(run_folder: Path) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """The heart of an error in one line: transport errors nest several sentences and addresses with
-    passwords.
+    """One line of why: the innermost error of the transport where there is one; its wrappers only repeat addresses.
+
+    Passwords in addresses are left out.
     """
-    while error.__cause__ is not None:
-        error = error.__cause__
+    inner: BaseException | None = error
+    while inner is not None:
+        error = inner if isinstance(inner, OSError) else error
+        inner = inner.__cause__ or inner.__context__
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {re.sub(r'//[^/@ ]*@', '//', first)}"[:200]
 
@@ -568,9 +557,7 @@ class Tracker:
     ``wait`` seconds at most, and returns one line if points are left over.
     """
 
-    def __init__(
-        self, run_folder: Path, settings: Tracking, *, root: Path | None = None, poll: float = 2.0
-    ) -> None:
+    def __init__(self, run_folder: Path, settings: Tracking, *, root: Path | None = None, poll: float = 2.0) -> None:
         self.run_folder = run_folder
         self.settings = settings
         self.root = root if root is not None else run_folder.parent
@@ -584,27 +571,20 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name=f"tracking {run_folder.name}", daemon=True)
 
     def start(self) -> Tracker:
-        """Begin to follow. With tracking off this records the environment only."""
-        record_environment(self.run_folder)
-        if not self.settings.off:
-            update_run(self.run_folder, tracking_root=str(self.root.resolve()))
-            be_patient_outside()  # here: another thread may be copying the environment later
-            self._thread.start()
+        """Begin to follow. With tracking off only the environment is noted, in the run's folder."""
+        set_manners()  # here, not in the thread: another may be copying the environment then
+        self._thread.start()
         return self
 
     def close(self, wait: float = 30.0) -> str | None:
-        """Send the rest; None when MLflow has everything, else a line that says how much waits and how to
-        send it.
-        """
-        if self.settings.off:
-            return None
+        """Send the rest; None when MLflow has all, else a line that says how much waits and how to send it."""
         self._ending.set()
         self._thread.join(wait)
         self._given_up.set()
-        if self._level:
+        if self._level or self.settings.off:
             return None
         why = self.trouble or f"no answer from {self.store.shown} within {wait:.0f} s"
-        return _left_over(self.run_folder, self.store, why)
+        return _left_over(self.run_folder, why)
 
     def __enter__(self) -> Tracker:
         return self.start()
@@ -615,13 +595,22 @@ class Tracker:
             logger.warning(message)
 
     def _work(self) -> None:
-        lock = self.run_folder / ".tracking.lock"
-        with locked(lock, wait=False) as mine:
-            if mine:
-                return self._follow()
-        self.trouble = "another process is sending this run"
-        with locked(lock):
-            self._follow()
+        try:
+            record_environment(self.run_folder)
+            if self.settings.off:
+                return
+            update_run(self.run_folder, tracking_root=str(self.root.resolve()))
+            lock = self.run_folder / ".tracking.lock"
+            with locked(lock, wait=False) as mine:
+                if mine:
+                    self._follow()
+                    return
+            self.trouble = "another process is sending this run"
+            with locked(lock):
+                self._follow()
+        except (OSError, ValueError) as error:  # the run's own folder: full, gone, damaged
+            self.trouble = f"{self.run_folder}: {_reason(error)}"
+            logger.exception("tracking of %s has stopped; the training goes on", self.run_folder)
 
     def _follow(self) -> None:
         sender: Sender | None = None
@@ -661,13 +650,9 @@ class Tracker:
                     pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _left_over(run_folder: Path, store: Store, why: str) -> str:
+def _left_over(run_folder: Path, why: str) -> str:
     waiting = num_waiting(run_folder)
-    what = (
-        f"{waiting} points of {run_folder.name} wait"
-        if waiting
-        else f"the last state of {run_folder.name} waits"
-    )
+    what = f"{waiting} points of {run_folder.name} wait" if waiting else f"the last state of {run_folder.name} waits"
     return f"{what} to be tracked, {why}; `llf-ray sync {run_folder}` sends what is left"
 
 
@@ -679,7 +664,7 @@ def sync(run_folder: Path, settings: Tracking | None = None, *, root: Path | Non
 
         Raises:
         TrackingError: the server does not answer or does not accept; what was sent until then is kept.
-    
+
     """
     run = read_run(run_folder)
     if not run:
@@ -699,6 +684,6 @@ def sync(run_folder: Path, settings: Tracking | None = None, *, root: Path | Non
             sender.finish()
         except Exception as error:
             raise TrackingError(
-                _left_over(run_folder, store, f"{store.shown} does not take them ({_reason(error)})")
+                _left_over(run_folder, f"{store.shown} does not take them ({_reason(error)})")
             ) from error
     return f"{num_sent} points of {run_folder.name} sent to {store.shown}"

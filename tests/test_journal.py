@@ -48,7 +48,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_appended_is_read_back_in_order(path: Path) -> None:
-    records = [state("running"), phase(0), metrics(1, loss=0.5), {"kind": "note", "time": 1.0, "message": "ä"}]
+    records = [
+        state("running"),
+        phase(0),
+        metrics(1, loss=0.5),
+        {"kind": "note", "time": 1.0, "message": "ä"},
+    ]
     with Journal(path) as journal:
         assert all(journal.append(record) for record in records)
     assert list(read(path)) == records
@@ -215,7 +220,7 @@ def test_a_lock_is_refused_while_another_holds_it(tmp_path: Path) -> None:
         assert third
 
 
-# ---------------------------------------------------------------------------------------------------------- summary
+# ---------------------------------------------------------------------------------------------------- summary
 
 
 def test_the_summary_says_where_a_run_stands(path: Path) -> None:
@@ -293,7 +298,7 @@ def test_a_damaged_run_json_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------------- settings
+# --------------------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize("wrong", [{"log_every": 0}, {"evaluate_every": 0}, {"experiment": " "}])

@@ -93,7 +93,13 @@ def test_a_run_is_in_mlflow_with_all_it_has(
             journal.append(metrics(step, **{"train/loss": 1 / step, "direction/early": -0.01}))
         journal.append(
             {
-                **{"kind": "operation", "step": 30, "time": 1030.0, "generation": 0, "operation": "redraw(later)"},
+                **{
+                    "kind": "operation",
+                    "step": 30,
+                    "time": 1030.0,
+                    "generation": 0,
+                    "operation": "redraw(later)",
+                },
                 **{"entries": 12, "tensors": 2, "norm_before": 1.0, "norm_after": 2.0},
             }
         )
@@ -108,7 +114,13 @@ def test_a_run_is_in_mlflow_with_all_it_has(
     assert found.data.metrics["begun/direction/early"] == -0.01
     assert found.data.metrics["operation/redraw_later/entries"] == 12
     assert found.data.params == {
-        **{"name": "seal", "optim": "Optim", "optim.lr": "0.1", "tracking": "Tracking", "tracking.uri": "None"},
+        **{
+            "name": "seal",
+            "optim": "Optim",
+            "optim.lr": "0.1",
+            "tracking": "Tracking",
+            "tracking.uri": "None",
+        },
         **{"tracking.experiment": settings.experiment, "tracking.log_every": "10"},
         **{"tracking.evaluate_every": "1", "tracking.off": "False"},
     }
@@ -246,9 +258,7 @@ def test_long_runs_go_in_batches_that_mlflow_takes(
     assert stored(run, ("a", "c")).steps == {"a": [*range(1, 400)], "c": [*range(1, 400)]}
 
 
-def test_params_of_any_number_and_length_are_taken(
-    run: Path, root: Path, settings: Tracking, stored: Any
-) -> None:
+def test_params_of_any_number_and_length_are_taken(run: Path, root: Path, settings: Tracking, stored: Any) -> None:
     many = {"mapping": {f"group {number}(x)": number for number in range(250)}}
     job = {"type": "a:Job", "long": "ä" * 9000, "empty": "", "factors": many, "k" * 300: 1}
     update_run(run, job={**job, **{f"text{number}": "y" * 5900 for number in range(60)}})
@@ -291,7 +301,7 @@ def test_the_trainings_of_a_comparison_hang_below_one_parent(
     assert len(stored(parent).client.search_runs([stored(parent).info.experiment_id])) == 3
 
 
-# ----------------------------------------------------------------------------------------------------------- trouble
+# ---------------------------------------------------------------------------------------------------- trouble
 
 
 @pytest.fixture
@@ -303,7 +313,14 @@ def dead() -> Iterator[Tracking]:
 
 
 def test_a_dead_server_only_delays(
-    run: Path, root: Path, settings: Tracking, dead: Tracking, stored: Any, sent: Counter, caplog: Any, monkeypatch: Any
+    run: Path,
+    root: Path,
+    settings: Tracking,
+    dead: Tracking,
+    stored: Any,
+    sent: Counter,
+    caplog: Any,
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     caplog.set_level(logging.WARNING, "llf_ray")
@@ -354,16 +371,23 @@ def test_a_folder_without_a_run_cannot_be_synced(tmp_path: Path) -> None:
         sync(tmp_path)
 
 
-def test_tracking_that_is_off_starts_nothing(run: Path, root: Path) -> None:
+def test_tracking_that_is_off_only_notes_the_environment(run: Path, root: Path) -> None:
     with Tracker(run, Tracking(off=True), root=root) as tracker:
-        assert not tracker._thread.is_alive()
+        pass
+    assert tracker.close() is None
     assert "mlflow_run_id" not in read_run(run)
     assert (run / "environment.json").exists()
 
 
-def test_sync_finds_the_runs_own_settings_and_store(
-    run: Path, root: Path, settings: Tracking, stored: Any
-) -> None:
+def test_a_damaged_folder_stops_the_tracking_and_not_the_training(run: Path, root: Path, caplog: Any) -> None:
+    (run / "environment.json").write_text("{")
+    tracker = Tracker(run, Tracking(), root=root).start()
+    message = tracker.close()
+    assert message is not None
+    assert "JSONDecodeError" in message
+
+
+def test_sync_finds_the_runs_own_settings_and_store(run: Path, root: Path, settings: Tracking, stored: Any) -> None:
     with Tracker(run, settings, root=root, poll=0.05):
         pass
     with journal_of(run) as journal:
@@ -372,7 +396,7 @@ def test_sync_finds_the_runs_own_settings_and_store(
     assert stored(run, ("loss",)).steps == {"loss": [1]}
 
 
-# ------------------------------------------------------------------------------------------------------ pure parts
+# ------------------------------------------------------------------------------------------------- pure parts
 
 
 @pytest.mark.parametrize(
@@ -434,5 +458,5 @@ def test_the_environment_is_noted_once_until_it_changes(run: Path, monkeypatch: 
 
 def test_mlflows_patience_is_the_users_to_set(run: Path, root: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    tracking.be_patient_outside()
+    tracking.set_manners()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"

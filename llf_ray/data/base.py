@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,20 @@ from llf_ray.data.order import Indices, bits
 __all__ = [
     "ROLES",
     "ROOT_VARIABLE",
+    "PATH",
     "DataSet",
     "Items",
     "Pixels",
     "Role",
     "Stack",
+    "anchored",
     "check_settings",
     "cut",
     "few",
     "found",
+    "held_out",
+    "label_names",
+    "limit_of",
     "located",
     "read_image",
     "square",
@@ -39,6 +45,9 @@ ROOT_VARIABLE = "LLF_RAY_DATA"  # the folder that relative paths of data start f
 
 Pixels = NDArray[np.uint8]  # an image: (height, width, channels)
 
+PATH = {"path": True}  # metadata of a setting that is a path, see `anchored`
+
+T = TypeVar("T")
 _SPLIT = 2  # the word that keeps the split's stream apart from other users of the same seed
 
 
@@ -66,7 +75,7 @@ class Stack:
         return np.asarray(self.images[index])
 
 
-class DataSet(Protocol):
+class DataSet(Hashable, Protocol):
     """Settings that say which data; reading happens in the methods."""
 
     @property
@@ -81,25 +90,35 @@ class DataSet(Protocol):
         ...
 
 
-def check_settings(
-    *,
-    channels: int = 3,
-    validation: float = 0.1,
-    test: float = 0.1,
-    size: int | None = None,
-    num_train: int | None = None,
-    num_held_out: int | None = None,
-) -> None:
-    """The checks that the settings of all data sets share."""
+def check_settings(settings: DataSet) -> None:
+    """The checks that the settings of all data sets share; those that a data set does not have are passed over."""
+    channels, validation, test = (
+        settings.channels,
+        getattr(settings, "validation", 0.0),
+        getattr(settings, "test", 0.0),
+    )
     if channels not in (1, 3):
         raise SettingError(f"channels = {channels}: must be 1 (grey) or 3 (colour)")
-    check_number("validation", validation, above=0.0)
-    check_number("test", test, above=0.0)
-    check_number("size", size, low=1)
-    check_number("num_train", num_train, low=1)
-    check_number("num_held_out", num_held_out, low=1)
+    for name in ("validation", "test"):
+        check_number(name, getattr(settings, name, None), above=0.0)
+    for name in ("num_train", "num_held_out"):
+        check_number(name, getattr(settings, name, None), low=1)
     if validation + test >= 1:
-        raise SettingError(f"validation = {validation!r}, test = {test!r}: the shares must leave some of the data for training")
+        raise SettingError(
+            f"validation = {validation!r}: what is held out must leave some of the data for training"
+        )
+
+
+def anchored(settings: T) -> T:
+    """The settings with absolute paths, for workers that start in another folder; dataclasses inside are done, too."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if field.metadata.get("path") and value is not None:
+            changes[field.name] = str(located(value))
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = anchored(value)
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
 def located(path: str) -> Path:
@@ -137,14 +156,18 @@ def square(pixels: Pixels, size: int) -> Pixels:
         return pixels
     scale = size / min(height, width)
     picture = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
-    picture = picture.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BICUBIC)
+    picture = picture.resize(
+        (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BICUBIC
+    )
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return np.asarray(picture.crop((left, top, left + size, top + size))).reshape(size, size, channels)
 
 
 def stacked(items: Items, size: int) -> Stack:
     """All images of a role in memory, as squares of one size."""
-    return Stack(np.stack([square(items.image(index), size) for index in range(len(items.labels))]), items.labels)
+    return Stack(
+        np.stack([square(items.image(index), size) for index in range(len(items.labels))]), items.labels
+    )
 
 
 def cut(labels: Indices, share: float, seed: int, stream: int) -> tuple[Indices, Indices]:
@@ -176,3 +199,25 @@ def limit_of(role: Role, num_train: int | None, num_held_out: int | None) -> int
 def label_names(labels: Iterable[int]) -> tuple[str, ...]:
     """Numbers as names, for sources that have no others."""
     return tuple(str(label) for label in range(max(labels) + 1))
+
+
+class _Cuts(Protocol):
+    """The settings that `held_out` needs."""
+
+    @property
+    def validation(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def num_train(self) -> int | None: ...
+    @property
+    def num_held_out(self) -> int | None: ...
+
+
+def held_out(labels: Indices, role: Role, settings: _Cuts, *, cut_validation: bool) -> Indices:
+    """Positions of a role in the source's part that it lies in: the training part serves train and validation where it is cut."""
+    chosen = np.arange(len(labels))
+    if cut_validation:
+        kept, away = cut(labels, settings.validation, settings.seed, 0)
+        chosen = away if role == "validation" else kept
+    return chosen[few(labels[chosen], limit_of(role, settings.num_train, settings.num_held_out))]

@@ -17,7 +17,10 @@ Indices = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ORDER, _ANY_GENERATION = 1, -1  # words that keep the streams of this file apart from other users of the same seed
+_ORDER, _ANY_GENERATION = (
+    1,
+    -1,
+)  # words that keep the streams of this file apart from other users of the same seed
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Draw:
 def bits(key: tuple[int, ...], counters: Indices | Words) -> Words:
     """64 random bits for each counter: splitmix64's finaliser (Steele et al. 2014, OOPSLA) over key words and counter."""
     with np.errstate(over="ignore"):
-        state = np.uint64(len(key))
+        state: Words | np.uint64 = np.uint64(len(key))
         for word in key:
             state = _mixed(state + _GOLDEN + np.uint64(word % 2**64))
         return np.asarray(_mixed(_mixed(counters.astype(np.uint64) + _GOLDEN) ^ state))
@@ -66,6 +69,8 @@ def share_of(batch: Indices, rank: int, size: int, micro: int) -> list[Indices]:
     The shares of all ranks are the batch, in order; they are equally long where ``size`` divides it.
     """
     if not 0 <= rank < size or micro < 1:
-        raise ValueError(f"rank {rank} of {size} with micro-batches of {micro}: needs 0 <= rank < size and micro >= 1")
+        raise ValueError(
+            f"rank {rank} of {size} with micro-batches of {micro}: needs 0 <= rank < size and micro >= 1"
+        )
     share = batch[rank * len(batch) // size : (rank + 1) * len(batch) // size]
     return [share[start : start + micro] for start in range(0, len(share), micro)]

@@ -21,9 +21,24 @@ from llf_ray.data.sample import FashionSample
 __all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_folder"]
 
 # Those of scikit-image's photographs that are in its wheel and lossless: a JPEG's pixels would depend on the decoder.
-PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "motorcycle_left")
+PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "motorcycle_left",
+)
 BLOCK = 72  # photographs are cut into blocks of this side; a block serves one role only
-ROLE_SHARES: dict[Role, tuple[float, float]] = {"train": (0.0, 0.6), "validation": (0.6, 0.75), "test": (0.75, 1.0)}
+FADE = 32
+ROLE_SHARES: dict[Role, tuple[float, float]] = {
+    "train": (0.0, 0.6),
+    "validation": (0.6, 0.75),
+    "test": (0.75, 1.0),
+}
 
 _PHOTOGRAPHS = 3  # the word that keeps this file's streams apart from other users of the same seed
 _OWNER, _BLOCK, _CROP_TOP, _CROP_LEFT, _ITEM_TOP, _ITEM_LEFT = range(6)
@@ -34,13 +49,15 @@ class FashionOnPhotographs:
     """36x36 grey pictures, 10 classes: 2,000 train, 1,000 validation, 4,000 test; roles share neither items nor backgrounds."""
 
     size: int = 36
+    light: float = 0.5  # brightness of the photographs: the brighter, the harder
     seed: int = 0  # of places and backgrounds; the items are always the same
     num_train: int | None = None  # at most this many training items, classes balanced
     num_held_out: int | None = None  # at most this many validation items and this many test items
 
     def __post_init__(self) -> None:
-        check_settings(num_train=self.num_train, num_held_out=self.num_held_out)
+        check_settings(self)
         check_number("size", self.size, low=28, high=BLOCK)
+        check_number("light", self.light, low=0.0, high=1.0)
 
     @property
     def channels(self) -> int:
@@ -66,8 +83,11 @@ class FashionOnPhotographs:
         chosen = blocks[below(len(blocks), self._key(_BLOCK, role), numbers)]
         places = BLOCK - self.size + 1
         top, left = (below(places, self._key(stream, role), numbers) for stream in (_CROP_TOP, _CROP_LEFT))
-        windows = sliding_window_view(chosen, (self.size, self.size), axis=(1, 2))  # item, top, left, row, column
-        return windows[numbers, top, left][..., None]
+        windows = sliding_window_view(
+            chosen, (self.size, self.size), axis=(1, 2)
+        )  # item, top, left, row, column
+        crops = windows[numbers, top, left][..., None]
+        return (crops * np.float64(self.light)).astype(np.uint8)
 
     def _blocks(self, role: Role) -> Pixels:
         """The blocks of all photographs that belong to a role: (blocks, BLOCK, BLOCK)."""
@@ -79,15 +99,18 @@ class FashionOnPhotographs:
 
 
 def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pixels:
-    """Items on backgrounds, each at its place, as opaque as they are bright: ``(i * i + (255 - i) * b) / 255`` for brightness i."""
+    """Items on backgrounds, each at its place; opaque, but the darkest ``FADE`` grey levels fade out.
+
+    Items come on black with a rim of nearly black pixels, which would show as specks.
+    """
     result = backgrounds.copy()
     height, width = items.shape[1:3]
     number = np.arange(len(items))[:, None, None]
     rows = top[:, None, None] + np.arange(height)[None, :, None]
     columns = left[:, None, None] + np.arange(width)[None, None, :]
-    item = items.astype(np.uint32)
-    under = result[number, rows, columns].astype(np.uint32)
-    result[number, rows, columns] = ((item * item + (255 - item) * under + 127) // 255).astype(np.uint8)
+    opacity = np.minimum(items, FADE).astype(np.uint32)
+    blended = (opacity * items + (FADE - opacity) * result[number, rows, columns] + FADE // 2) // FADE
+    result[number, rows, columns] = blended.astype(np.uint8)
     return result
 
 
@@ -95,7 +118,9 @@ def photograph_folder() -> Path:
     """Where scikit-image keeps its pictures, found without importing it: its import would offer to download others."""
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
-        raise SettingError("FashionOnPhotographs needs the photographs of scikit-image, which is not installed: pip install scikit-image")
+        raise SettingError(
+            "FashionOnPhotographs needs the photographs of scikit-image, which is not installed: pip install scikit-image"
+        )
     return Path(package.submodule_search_locations[0]) / "data"
 
 

@@ -15,7 +15,18 @@ __all__ = ["COLUMNS", "FOLDER", "NUM_ITEMS", "FashionSample"]
 FOLDER = Path(__file__).parent / "fashion_sample"
 COLUMNS = 100  # items in a row of a mosaic
 NUM_ITEMS: Mapping[Role, int] = {"train": 2000, "validation": 1000, "test": 4000}
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +37,7 @@ class FashionSample:
     num_held_out: int | None = None  # at most this many validation items and this many test items
 
     def __post_init__(self) -> None:
-        check_settings(num_train=self.num_train, num_held_out=self.num_held_out)
+        check_settings(self)
 
     @property
     def channels(self) -> int:

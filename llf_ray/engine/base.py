@@ -98,15 +98,21 @@ def divide_batch(settings: EngineSettings, workers: int) -> tuple[int, int]:
     if batch % workers:
         near = sorted({batch // workers * workers, (batch // workers + 1) * workers} - {0})
         shown = " or ".join(str(n) for n in near)
-        raise SettingError(f"batch = {batch}: {workers} workers need a multiple of {workers}, for example {shown}")
+        raise SettingError(
+            f"batch = {batch}: {workers} workers need a multiple of {workers}, for example {shown}"
+        )
     share = batch // workers
     if settings.micro_batch is not None:
         if share % settings.micro_batch:
-            raise SettingError(f"micro_batch = {settings.micro_batch}: must divide a worker's {share} items ({_divisors(share)})")
+            raise SettingError(
+                f"micro_batch = {settings.micro_batch}: must divide a worker's {share} items ({_divisors(share)})"
+            )
         return settings.micro_batch, share // settings.micro_batch
     accumulation = settings.accumulation or 1
     if share % accumulation:
-        raise SettingError(f"accumulation = {accumulation}: must divide a worker's {share} items ({_divisors(share)})")
+        raise SettingError(
+            f"accumulation = {accumulation}: must divide a worker's {share} items ({_divisors(share)})"
+        )
     return share // accumulation, accumulation
 
 
@@ -247,7 +253,16 @@ class Memory:
         return self.weights + self.gradients + self.masters + self.moments + self.averaged
 
 
-NUM_MOMENTS = {"sgd": 1, "nesterov": 1, "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "rmsprop": 2, "lion": 1}
+NUM_MOMENTS = {
+    "sgd": 1,
+    "nesterov": 1,
+    "adam": 2,
+    "adamw": 2,
+    "nadam": 2,
+    "radam": 2,
+    "rmsprop": 2,
+    "lion": 1,
+}
 
 
 def bytes_per_worker(num_parameters: int, settings: EngineSettings, optim: Optim, workers: int) -> Memory:
@@ -277,10 +292,12 @@ def check_groups(groups: Sequence[Group], names: Sequence[str]) -> None:
     for name in listed:
         if name not in names:
             near = nearest(name, names)
-            raise SettingError(f"parameter {name!r} of a group does not exist" + (f"; did you mean {near!r}?" if near else ""))
+            raise SettingError(
+                f"parameter {name!r} of a group does not exist"
+                + (f"; did you mean {near!r}?" if near else "")
+            )
     missing = [name for name in names if name not in set(listed)]
     if missing:
         raise SettingError(f"parameter {missing[0]!r} is in no group ({len(missing)} such)")
     if len(listed) != len(set(listed)) or len({group.name for group in groups}) != len(groups):
         raise SettingError("a parameter is in two groups, or two groups have one name")
-

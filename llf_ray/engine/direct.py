@@ -35,20 +35,28 @@ def make_optimizer(optim: Optim, groups: list[tuple[Group, list[Tensor]]]) -> Op
     match optim.name:
         case "sgd" | "nesterov":
             return torch.optim.SGD(
-                parameter_groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.name == "nesterov", fused=True
+                parameter_groups,
+                lr=optim.lr,
+                momentum=optim.momentum,
+                nesterov=optim.name == "nesterov",
+                fused=True,
             )
         case "adam":
             return torch.optim.Adam(parameter_groups, lr=optim.lr, betas=optim.betas, fused=True)
         case "adamw":
             return torch.optim.AdamW(parameter_groups, lr=optim.lr, betas=optim.betas, fused=True)
         case "nadam":
-            return torch.optim.NAdam(parameter_groups, lr=optim.lr, betas=optim.betas, decoupled_weight_decay=True, foreach=True)
+            return torch.optim.NAdam(
+                parameter_groups, lr=optim.lr, betas=optim.betas, decoupled_weight_decay=True, foreach=True
+            )
         case "radam":
-            return torch.optim.RAdam(parameter_groups, lr=optim.lr, betas=optim.betas, decoupled_weight_decay=True, foreach=True)
+            return torch.optim.RAdam(
+                parameter_groups, lr=optim.lr, betas=optim.betas, decoupled_weight_decay=True, foreach=True
+            )
         case "rmsprop":
             return torch.optim.RMSprop(parameter_groups, lr=optim.lr, momentum=optim.momentum, foreach=True)
         case "lion":
-            from timm.optim import Lion  # timm takes seconds to import, and only this optimizer needs it
+            from timm.optim.lion import Lion  # timm takes seconds to import, and only this optimizer needs it
 
             return Lion(parameter_groups, lr=optim.lr, betas=optim.betas)
 

@@ -21,7 +21,12 @@ class LocalEngine(ShardedEngine):
     """One process. With one worker nothing is split, so every ``stage`` gives the same step."""
 
     def __init__(
-        self, module: nn.Module, groups: Sequence[Group], optim: Optim, settings: EngineSettings, team: Team | None = None
+        self,
+        module: nn.Module,
+        groups: Sequence[Group],
+        optim: Optim,
+        settings: EngineSettings,
+        team: Team | None = None,
     ) -> None:
         """Take over ``module``, built in fp32, and move it to the team's device.
 
@@ -35,19 +40,28 @@ class LocalEngine(ShardedEngine):
         prepare(module, groups, settings)
         module.to(team.device)
         if settings.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         self._parameters = dict(module.named_parameters())
         self._low = settings.precision == "bf16"
         masters: dict[str, Tensor] = dict(self._parameters)
         if self._low:
-            masters = {name: parameter.detach().clone().requires_grad_() for name, parameter in self._parameters.items()}
+            masters = {
+                name: parameter.detach().clone().requires_grad_()
+                for name, parameter in self._parameters.items()
+            }
             for parameter in self._parameters.values():
                 parameter.data = parameter.data.to(torch.bfloat16)
-        slabs = [Slab(masters[name], group, (Shard(name, 0, masters[name].numel()),)) for group in groups for name in group.parameters]
+        slabs = [
+            Slab(masters[name], group, (Shard(name, 0, masters[name].numel()),))
+            for group in groups
+            for name in group.parameters
+        ]
         super().__init__(
             module=module,
             groups=groups,
-            optimizer=make_optimizer(optim, [(group, [masters[name] for name in group.parameters]) for group in groups]),
+            optimizer=make_optimizer(
+                optim, [(group, [masters[name] for name in group.parameters]) for group in groups]
+            ),
             slabs=slabs,
             shapes={name: parameter.shape for name, parameter in self._parameters.items()},
             optim=optim,
@@ -58,7 +72,9 @@ class LocalEngine(ShardedEngine):
             copied=self._low,
         )
         self._masters = masters
-        self._hooks = adapt(module, dtype=torch.bfloat16 if self._low else torch.float32, channels_last=settings.channels_last)
+        self._hooks = adapt(
+            module, dtype=torch.bfloat16 if self._low else torch.float32, channels_last=settings.channels_last
+        )
 
     def _update(self, batches: Iterable[Batch], loss: Loss) -> Tensor:
         losses = []
@@ -66,9 +82,13 @@ class LocalEngine(ShardedEngine):
             value = loss(self.module, batch)
             (value / self.accumulation).backward()
             losses.append(value.detach().float())
-        assert len(losses) == self.accumulation, f"{len(losses)} micro-batches came, {self.accumulation} make a step"
+        assert len(losses) == self.accumulation, (
+            f"{len(losses)} micro-batches came, {self.accumulation} make a step"
+        )
         for name, parameter in self._parameters.items():
-            if parameter.grad is None:  # a parameter that the loss did not reach decays all the same, as in a flat partition
+            if (
+                parameter.grad is None
+            ):  # a parameter that the loss did not reach decays all the same, as in a flat partition
                 parameter.grad = torch.zeros_like(parameter)
             if self._low:
                 self._masters[name].grad, parameter.grad = parameter.grad.float(), None

@@ -35,7 +35,9 @@ class PiecesWriter:
 
     def add(self, kind: str, name: str, start: int, values: Tensor, shape: tuple[int, ...]) -> None:
         """One piece: ``values`` are the entries from ``start`` on of the flattened tensor of this full shape."""
-        self._tensors[f"{kind}|{name}|{start}"] = values.detach().reshape(-1).to("cpu", copy=True).contiguous()
+        self._tensors[f"{kind}|{name}|{start}"] = (
+            values.detach().reshape(-1).to("cpu", copy=True).contiguous()
+        )
         self._shapes[name] = list(shape)
 
     def note(self, key: str, value: Any) -> None:
@@ -69,7 +71,9 @@ class Pieces:
         file = safe_open(path, framework="pt")
         metadata: Mapping[str, str] = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a file of pieces (format {metadata.get('format')!r}, {FORMAT!r} is needed)")
+            raise ValueError(
+                f"{path}: not a file of pieces (format {metadata.get('format')!r}, {FORMAT!r} is needed)"
+            )
         self._shapes.update({name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()})
         self.notes.update(json.loads(metadata["notes"]))
         for key in file.keys():  # noqa: SIM118  (a safetensors file is no mapping)
@@ -129,7 +133,9 @@ class Pieces:
 
 def _complete(folder: Path) -> list[Path]:
     """The files of all ranks, by rank."""
-    matches = [(match, path) for path in sorted(folder.glob("pieces-*")) if (match := _FILE.fullmatch(path.name))]
+    matches = [
+        (match, path) for path in sorted(folder.glob("pieces-*")) if (match := _FILE.fullmatch(path.name))
+    ]
     if not matches:
         raise FileNotFoundError(f"{folder}: no saved weights here (pieces-00000-of-....safetensors)")
     sizes = {int(match[2]) for match, _ in matches}
@@ -137,6 +143,10 @@ def _complete(folder: Path) -> list[Path]:
     present = {int(match[1]) for match, _ in matches}
     missing = sorted(set(range(size)) - present)
     if len(sizes) > 1 or missing:
-        lost = f"pieces-{missing[0]:05d}-of-{size:05d}.safetensors is missing" if missing else "files of several savings are mixed"
+        lost = (
+            f"pieces-{missing[0]:05d}-of-{size:05d}.safetensors is missing"
+            if missing
+            else "files of several savings are mixed"
+        )
         raise FileNotFoundError(f"{folder}: {lost}")
     return [path for _, path in matches]

@@ -21,7 +21,11 @@ def adapt(module: nn.Module, *, dtype: torch.dtype, channels_last: bool) -> list
     handles: list[RemovableHandle] = []
     if dtype != torch.float32 or channels_last:
         take = _entering(dtype, channels_last)
-        handles.append(module.register_forward_pre_hook(lambda _, args, kwargs: (_map(take, args), _map(take, kwargs)), with_kwargs=True))
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs: (_map(take, args), _map(take, kwargs)), with_kwargs=True
+            )
+        )
     if dtype == torch.float32:
         return handles
     handles.append(module.register_forward_hook(lambda _, args, output: _map(_widened, output)))

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ class Shard:
 
     def put(self, tensor: Tensor, values: Tensor) -> None:
         """Overwrite these entries of a tensor with the slab's shape."""
-        target = tensor.detach() if self.offset is None else tensor.detach()[self.offset : self.offset + self.length]
+        target = (
+            tensor.detach()
+            if self.offset is None
+            else tensor.detach()[self.offset : self.offset + self.length]
+        )
         target.copy_(values.view(target.shape))
 
 
@@ -81,9 +86,13 @@ def prepare(module: nn.Module, groups: Sequence[Group], settings: EngineSettings
     check_groups(groups, tuple(parameters))
     for name, parameter in parameters.items():
         if not parameter.requires_grad:
-            raise SettingError(f"parameter {name!r} takes no gradient: hold its group by direction 0, or make it a buffer")
+            raise SettingError(
+                f"parameter {name!r} takes no gradient: hold its group by direction 0, or make it a buffer"
+            )
         if parameter.dtype != torch.float32:
-            raise SettingError(f"parameter {name!r} is {parameter.dtype}: models are built in fp32, `precision` makes the copies")
+            raise SettingError(
+                f"parameter {name!r} is {parameter.dtype}: models are built in fp32, `precision` makes the copies"
+            )
     if settings.checkpoint_gradients:
         _checkpoint_gradients(module)
 
@@ -135,9 +144,12 @@ class ShardedEngine(ABC):
                 self._places[shard.name].append((number, shard))
         self._group_of = {name: group for group in self.groups for name in group.parameters}
         self._rules = {
-            group.name: GroupRule(lr=optim.lr, weight_decay=optim.weight_decay if group.decay else 0.0) for group in self.groups
+            group.name: GroupRule(lr=optim.lr, weight_decay=optim.weight_decay if group.decay else 0.0)
+            for group in self.groups
         }
-        self._signs: dict[str, int | None] = {group.name: None for group in self.groups}  # None: nothing was stepped yet
+        self._signs: dict[str, int | None] = {
+            group.name: None for group in self.groups
+        }  # None: nothing was stepped yet
         self._masks: dict[str, Tensor] = {}
         self._held: dict[Tensor, Tensor] = {}  # by slab tensor: True where held; tensors hash by identity
         self._averaging = False
@@ -230,7 +242,9 @@ class ShardedEngine(ABC):
         self._check_group_names(rates)
         for group in self.groups:
             rule = self._rules[group.name]
-            self._optimizer_group(group)["lr"] = rule.lr * group.factor * abs(rule.direction) * rates[group.name]
+            self._optimizer_group(group)["lr"] = (
+                rule.lr * group.factor * abs(rule.direction) * rates[group.name]
+            )
 
     def _optimizer_group(self, group: Group) -> dict[str, Any]:
         return next(found for found in self._optimizer.param_groups if found["name"] == group.name)
@@ -239,7 +253,9 @@ class ShardedEngine(ABC):
         names = {group.name for group in self.groups}
         if set(given) != names:
             wrong = sorted(set(given) ^ names)[0]
-            raise SettingError(f"group {wrong!r}: one value for each of {sorted(names)} is needed, and no other")
+            raise SettingError(
+                f"group {wrong!r}: one value for each of {sorted(names)} is needed, and no other"
+            )
 
     # ------------------------------------------------------------------------------------------ reading and writing
 
@@ -273,7 +289,9 @@ class ShardedEngine(ABC):
             return
         self._check_name(name)
         if value.shape != self._shapes[name]:
-            raise ValueError(f"{name}: a value of shape {tuple(self._shapes[name])} is needed, not {tuple(value.shape)}")
+            raise ValueError(
+                f"{name}: a value of shape {tuple(self._shapes[name])} is needed, not {tuple(value.shape)}"
+            )
         value = value.detach().to(self.team.device, torch.float32)
         if name in self._masks:
             value = value.masked_fill(~self._masks[name].to(value.device), 0.0)
@@ -301,7 +319,9 @@ class ShardedEngine(ABC):
     def _check_name(self, name: str) -> None:
         if name not in self._places:
             near = nearest(name, (*self.names, *self.buffers))
-            raise ValueError(f"parameter {name!r} does not exist" + (f"; did you mean {near!r}?" if near else ""))
+            raise ValueError(
+                f"parameter {name!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
+            )
 
     # ------------------------------------------------------------------------------------------------- constraints
 
@@ -334,19 +354,29 @@ class ShardedEngine(ABC):
     def _moments_of(self, tensor: Tensor) -> dict[str, Tensor]:
         """State of a slab that has its shape: moments."""
         state = self._optimizer.state.get(tensor, {})
-        return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape}
+        return {
+            key: value
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape
+        }
 
     def _counts_of(self, tensor: Tensor) -> dict[str, Any]:
         """State of a slab that is one number: step counts, running products."""
         state = self._optimizer.state.get(tensor, {})
-        return {key: v for key, v in state.items() if isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0)}
+        return {
+            key: v
+            for key, v in state.items()
+            if isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0)
+        }
 
     def _slabs_of(self, group: Group) -> list[Slab]:
         return [slab for slab in self._slabs if slab.group.name == group.name]
 
     def _forget(self, group: Group) -> None:
         for slab in self._slabs_of(group):
-            self._optimizer.state.pop(slab.tensor, None)  # absent state is fresh state: the next step makes it, as in a new optimizer
+            self._optimizer.state.pop(
+                slab.tensor, None
+            )  # absent state is fresh state: the next step makes it, as in a new optimizer
 
     def fresh_optimizer(self) -> None:
         """Every rank calls: all optimizer state as new."""
@@ -360,7 +390,9 @@ class ShardedEngine(ABC):
             found = [group for group in self.groups if group.name == name]
             if not found:
                 near = nearest(name, [group.name for group in self.groups])
-                raise SettingError(f"group {name!r} does not exist" + (f"; did you mean {near!r}?" if near else ""))
+                raise SettingError(
+                    f"group {name!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
+                )
             self._forget(found[0])
         for name, mask in (entries or {}).items():
             self._check_name(name)
@@ -377,7 +409,9 @@ class ShardedEngine(ABC):
         own = self._slab_for(name)
         found: dict[str, Tensor] = {}
         for key in self._moments_of(own.tensor):
-            values = [self._moments_of(slab.tensor).get(key, slab.tensor) for slab in self._slabs]  # only this parameter's are read
+            values = [
+                self._moments_of(slab.tensor).get(key, slab.tensor) for slab in self._slabs
+            ]  # only this parameter's are read
             found[key] = self._collected(name, values)
         return found
 
@@ -412,15 +446,23 @@ class ShardedEngine(ABC):
         """Every rank calls: digest of fp32 parameters and buffers, after synchronising the buffers."""
         assert not self._averaging, "no digest while the module carries averaged weights"
         self.sync_buffers()
-        shard = sum(digest_of(s.name, s.start, s.of(slab.tensor)) for slab in self._slabs for s in slab.shards)
-        buffers = sum(digest_of(name, 0, buffer.reshape(-1)) for name, buffer in named_buffers(self.module).items())
+        shard = sum(
+            digest_of(s.name, s.start, s.of(slab.tensor)) for slab in self._slabs for s in slab.shards
+        )
+        buffers = sum(
+            digest_of(name, 0, buffer.reshape(-1)) for name, buffer in named_buffers(self.module).items()
+        )
         if not self._split:
             whole = (shard + buffers) % MODULUS
             return Digest(shard=whole if self.team.rank == 0 else 0, copy=whole)
         if self.team.rank == 0:
             shard += buffers
         held_in_full = all(self._holds_in_full(name) for name in self.names)
-        copy = sum(digest_of(name, start, part) for name in self.names for start, part in self._copy_parts(name)) if held_in_full else None
+        copy = (
+            sum(digest_of(name, start, part) for name in self.names for start, part in self._copy_parts(name))
+            if held_in_full
+            else None
+        )
         return Digest(shard=shard % MODULUS, copy=None if copy is None else (copy + buffers) % MODULUS)
 
     def _holds_in_full(self, name: str) -> bool:
@@ -428,14 +470,13 @@ class ShardedEngine(ABC):
 
     @torch.no_grad()
     def verify(self) -> None:
-        """Every rank calls: raise unless the module's copies equal the rounded masters, here, and held entries are zero."""
-        for name in self.names:
-            if self._copied:
-                master = self.read(name).reshape(-1)
-                for start, part in self._copy_parts(name):
-                    expected = master[start : start + part.numel()].to(part.dtype)
-                    if not torch.equal(_bits(expected), _bits(part)):
-                        raise RuntimeError(f"{name}: the weights that the module computes with are not those that the optimizer keeps")
+        """Raise unless the module's copies equal this rank's masters, rounded, and entries that are held are zero."""
+        for slab in self._slabs if self._copied else ():
+            for shard in slab.shards:
+                for start, part in self._copy_parts(shard.name):
+                    found = part[shard.start - start : shard.start - start + shard.length]
+                    if not torch.equal(_bits(shard.of(slab.tensor).to(part.dtype)), _bits(found)):
+                        raise RuntimeError(f"{shard.name}: the module computes with other weights than the optimizer keeps")
         for tensor, held in self._held.items():
             if bool((tensor.detach()[held] != 0).any()):
                 raise RuntimeError("entries that are held at zero are not zero")
@@ -485,10 +526,9 @@ class ShardedEngine(ABC):
                     writer.add("average", name, shard.start, shard.of(self._averages[number]), shape)
                 for key, value in self._moments_of(slab.tensor).items():
                     writer.add(f"moment.{key}", name, shard.start, shard.of(value), shape)
-                if shard.start == 0:
-                    for key, count in self._counts_of(slab.tensor).items():
-                        writer.add(f"count.{key}", name, 0, torch.as_tensor(count), shape)
-                        writer.note("numbers", self._plain_counts())
+                for key, count in self._counts_of(slab.tensor).items() if shard.start == 0 else ():
+                    writer.add(f"count.{key}", name, 0, torch.as_tensor(count), shape)
+        writer.note("numbers", self._plain_counts())
         if self.team.rank == 0:
             for name, buffer in self._buffer_averages.items():
                 writer.add("average", name, 0, buffer, tuple(buffer.shape))
@@ -506,7 +546,13 @@ class ShardedEngine(ABC):
         writer = PiecesWriter()
         for name in self.names:
             for number, shard in self._owned(name):
-                writer.add("weight", name, shard.start, shard.of(self._slabs[number].tensor), tuple(self._shapes[name]))
+                writer.add(
+                    "weight",
+                    name,
+                    shard.start,
+                    shard.of(self._slabs[number].tensor),
+                    tuple(self._shapes[name]),
+                )
         if self.team.rank == 0:
             for name, buffer in named_buffers(self.module).items():
                 writer.add("buffer", name, 0, buffer, tuple(buffer.shape))
@@ -518,7 +564,7 @@ class ShardedEngine(ABC):
             return self._places[name]
         return []
 
-    @property
+    @cached_property
     def _writer_rank(self) -> dict[str, int]:
         total = sum(math.prod(shape) for shape in self._shapes.values())
         ranks, reached = {}, 0
@@ -529,7 +575,14 @@ class ShardedEngine(ABC):
 
     def _plain_counts(self) -> list[str]:
         """Keys of counts that the optimizer keeps as plain numbers, not as tensors."""
-        return sorted({key for slab in self._slabs for key, v in self._counts_of(slab.tensor).items() if not isinstance(v, Tensor)})
+        return sorted(
+            {
+                key
+                for slab in self._slabs
+                for key, v in self._counts_of(slab.tensor).items()
+                if not isinstance(v, Tensor)
+            }
+        )
 
     @torch.no_grad()
     def load(self, folder: Path, *, moments: bool = True) -> None:
@@ -537,21 +590,25 @@ class ShardedEngine(ABC):
         pieces = Pieces(folder)
         self._check_pieces(pieces)
         masks, self._masks = self._masks, {}
-        for slab, average in zip(self._slabs, self._averages or [None] * len(self._slabs), strict=True):
+        averaged = set(pieces.names("average"))
+        for number, slab in enumerate(self._slabs):
             for shard in slab.shards:
                 stop = shard.start + shard.length
                 weight = pieces.slice("weight", shard.name, shard.start, stop)
                 shard.put(slab.tensor, weight)
-                if average is not None:
-                    kept = shard.name in pieces.names("average")
-                    shard.put(average, pieces.slice("average", shard.name, shard.start, stop) if kept else weight)
+                if self._averages is not None:
+                    kept = shard.name in averaged  # a run without averages starts them from its weights
+                    average = pieces.slice("average", shard.name, shard.start, stop) if kept else weight
+                    shard.put(self._averages[number], average)
         if self._copied:
             for name in self.names:
                 self._copy_in(name, pieces.full("weight", name).to(self.team.device))
         for name, buffer in named_buffers(self.module).items():
             buffer.copy_(pieces.full("buffer", name))
             if name in self._buffer_averages:
-                self._buffer_averages[name].copy_(pieces.full("average" if name in pieces.names("average") else "buffer", name))
+                self._buffer_averages[name].copy_(
+                    pieces.full("average" if name in averaged else "buffer", name)
+                )
         self.fresh_optimizer()
         if moments:
             for slab in self._slabs:
@@ -562,14 +619,21 @@ class ShardedEngine(ABC):
 
     def _check_pieces(self, pieces: Pieces) -> None:
         buffers = named_buffers(self.module)
-        for kind, shapes in (("weight", self._shapes), ("buffer", {name: buffer.shape for name, buffer in buffers.items()})):
+        for kind, shapes in (
+            ("weight", self._shapes),
+            ("buffer", {name: buffer.shape for name, buffer in buffers.items()}),
+        ):
             saved = set(pieces.names(kind))
             for name, shape in shapes.items():
                 if name not in saved:
                     near = nearest(name, saved)
-                    raise ValueError(f"{pieces.folder}: no {kind} {name!r}" + (f"; it has {near!r}" if near else ""))
+                    raise ValueError(
+                        f"{pieces.folder}: no {kind} {name!r}" + (f"; it has {near!r}" if near else "")
+                    )
                 if pieces.shape(name) != tuple(shape):
-                    raise ValueError(f"{pieces.folder}: {name} has shape {pieces.shape(name)}, the model's has {tuple(shape)}")
+                    raise ValueError(
+                        f"{pieces.folder}: {name} has shape {pieces.shape(name)}, the model's has {tuple(shape)}"
+                    )
             if left := sorted(saved - set(shapes)):
                 raise ValueError(f"{pieces.folder}: {kind} {left[0]!r} is not in the model")
 
@@ -584,7 +648,10 @@ class ShardedEngine(ABC):
                 state[key] = torch.zeros_like(slab.tensor, memory_format=torch.preserve_format).detach()
                 for shard in slab.shards:
                     if shard.name in saved:
-                        shard.put(state[key], pieces.slice(kind, shard.name, shard.start, shard.start + shard.length))
+                        shard.put(
+                            state[key],
+                            pieces.slice(kind, shard.name, shard.start, shard.start + shard.length),
+                        )
             elif what == "count" and saved & set(members):
                 furthest = max((n for n in members if n in saved), key=lambda name: _furthest(pieces, name))
                 state[key] = self._count(key, pieces.scalar(kind, furthest), pieces)
@@ -594,7 +661,9 @@ class ShardedEngine(ABC):
     def _count(self, key: str, value: Tensor, pieces: Pieces) -> Any:
         if key in pieces.notes.get("numbers", []):
             return value.item()
-        on_device = any(group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups)
+        on_device = any(
+            group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups
+        )
         return value.clone().to(self.team.device if on_device else "cpu")
 
     def _load_signs(self, signs: Mapping[str, int | None]) -> None:

@@ -69,4 +69,6 @@ class Team:
     def barrier(self) -> None:
         """Every rank calls: nobody goes on before all are here."""
         if self.size > 1:
-            self.total(torch.zeros((), device=self.device)).item()  # works alike on gloo and nccl, and waits for the device
+            self.total(
+                torch.zeros((), device=self.device)
+            ).item()  # works alike on gloo and nccl, and waits for the device

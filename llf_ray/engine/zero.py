@@ -78,7 +78,9 @@ class ZeroEngine(ShardedEngine):
         # DeepSpeed rounds the weights first and makes the masters from what is left: the fp32 values go in again below.
         exact = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()} if low else {}
         module.to(team.device)
-        if settings.channels_last and settings.stage == 0:  # flat buffers keep no strides; the inputs' are enough there
+        if (
+            settings.channels_last and settings.stage == 0
+        ):  # flat buffers keep no strides; the inputs' are enough there
             module.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(
             optim, [(group, [self._parameters[name] for name in group.parameters]) for group in groups]
@@ -88,8 +90,11 @@ class ZeroEngine(ShardedEngine):
             args=SimpleNamespace(device_rank=team.device.index or 0),
             model=self._learner,
             optimizer=optimizer,
-            config=_config(settings, micro_batch, accumulation, team, sum(shape.numel() for shape in shapes.values())),
+            config=_config(
+                settings, micro_batch, accumulation, team, sum(shape.numel() for shape in shapes.values())
+            ),
         )
+        optimizer.state.clear()  # the wrapper of stage 0 in bf16 takes a step on zero gradients while it is built
         wrapper: Any = self._engine.optimizer
         slabs = _slabs(self._parameters, tuple(groups), wrapper, settings.stage, low, team)
         super().__init__(
@@ -105,7 +110,9 @@ class ZeroEngine(ShardedEngine):
             split=settings.stage > 0,
             copied=settings.stage > 0 or low,
         )
-        self._hooks = adapt(module, dtype=torch.bfloat16 if low else torch.float32, channels_last=settings.channels_last)
+        self._hooks = adapt(
+            module, dtype=torch.bfloat16 if low else torch.float32, channels_last=settings.channels_last
+        )
         for name, value in exact.items():
             if team.size > 1:
                 value = value.to(team.device)
@@ -123,7 +130,9 @@ class ZeroEngine(ShardedEngine):
             self._engine.step()  # counts micro-batches, and updates behind the last one
             losses.append(value.detach().float())
         self._learner.work = None
-        assert len(losses) == self.accumulation, f"{len(losses)} micro-batches came, {self.accumulation} make a step"
+        assert len(losses) == self.accumulation, (
+            f"{len(losses)} micro-batches came, {self.accumulation} make a step"
+        )
         if not self._engine.was_step_applied():
             raise FloatingPointError("gradients are not finite: the step was not applied")
         return torch.stack(losses).mean()
@@ -133,7 +142,9 @@ class ZeroEngine(ShardedEngine):
         if self.settings.stage < 3:
             parameter.data.copy_(value)
             return
-        if parameter.ds_status.name == "INFLIGHT":  # prefetched behind the last forward: what arrives would be the old value
+        if (
+            parameter.ds_status.name == "INFLIGHT"
+        ):  # prefetched behind the last forward: what arrives would be the old value
             self._engine.optimizer.empty_partition_cache()
         if parameter.ds_status.name == "AVAILABLE":
             parameter.data.copy_(value)
@@ -177,7 +188,9 @@ class ZeroEngine(ShardedEngine):
 
 def _deepspeed(team: Team) -> ModuleType:
     """Import and prepare DeepSpeed for the team's device: quiet, nothing built at run time, the process group adopted."""
-    os.environ.setdefault("DS_ACCELERATOR", team.device.type)  # read when deepspeed is imported, hence no import at the top
+    os.environ.setdefault(
+        "DS_ACCELERATOR", team.device.type
+    )  # read when deepspeed is imported, hence no import at the top
     os.environ.setdefault("LOCAL_RANK", str(team.device.index or 0))
     import deepspeed
     import deepspeed.ops
@@ -185,14 +198,21 @@ def _deepspeed(team: Team) -> ModuleType:
     if team.device.type == "cpu":
         compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
         if compatible is not None:
-            compatible["deepspeed_shm_comm"] = False  # else the first use on a machine compiles it, for minutes
+            compatible["deepspeed_shm_comm"] = (
+                False  # else the first use on a machine compiles it, for minutes
+            )
     deepspeed.utils.logger.setLevel("ERROR")
     if not dist.is_initialized():
         if team.size > 1:
             raise RuntimeError("a team of several ranks needs its process group first")
-        dist.init_process_group("gloo" if team.device.type == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(
+            "gloo" if team.device.type == "cpu" else "nccl",
+            store=dist.HashStore(),
+            rank=0,
+            world_size=1,
+        )
     deepspeed.init_distributed(dist_backend=dist.get_backend(), timeout=timedelta(minutes=30), verbose=False)
-    return deepspeed  # type: ignore[no-any-return]
+    return deepspeed
 
 
 def _config(
@@ -220,11 +240,19 @@ def _config(
 
 
 def _slabs(
-    parameters: dict[str, nn.Parameter], groups: tuple[Group, ...], wrapper: Any, stage: int, low: bool, team: Team
+    parameters: dict[str, nn.Parameter],
+    groups: tuple[Group, ...],
+    wrapper: Any,
+    stage: int,
+    low: bool,
+    team: Team,
 ) -> list[Slab]:
     """What the base optimizer steps, by stage (see the table above)."""
     if stage == 0:
-        masters = [wrapper.fp32_groups[i] if low else [parameters[n] for n in g.parameters] for i, g in enumerate(groups)]
+        masters = [
+            wrapper.fp32_groups[i] if low else [parameters[n] for n in g.parameters]
+            for i, g in enumerate(groups)
+        ]
         return [
             Slab(tensor, group, (Shard(name, 0, tensor.numel()),))
             for group, tensors in zip(groups, masters, strict=True)
@@ -238,7 +266,11 @@ def _slabs(
             for i, group in enumerate(groups)
         ]
     return [
-        Slab(flat, groups[wrapper.sub_group_to_group_id[i]], tuple(_split_shards(i, groups, parameters, wrapper, team)))
+        Slab(
+            flat,
+            groups[wrapper.sub_group_to_group_id[i]],
+            tuple(_split_shards(i, groups, parameters, wrapper, team)),
+        )
         for i, flat in enumerate(wrapper.fp32_partitioned_groups_flat)
     ]
 

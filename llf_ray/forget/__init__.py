@@ -1,0 +1,1 @@
+"""Operations on weights: pure functions of a view, in torch alone."""

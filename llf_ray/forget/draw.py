@@ -1,7 +1,7 @@
 """Random values that depend on what they are for, not on who draws them or when.
 
-Every stream is keyed by (run seed, operation, generation, parameter name) and drawn in full on the CPU generator, so a draw is the
-same on any number of workers, at any ZeRO stage and after any restart.
+Every stream is keyed by (run seed, operation, generation, parameter name) and drawn in full on the CPU generator, so a
+draw is the same on any number of workers, at any ZeRO stage and after any restart.
 """
 
 from __future__ import annotations

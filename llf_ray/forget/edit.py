@@ -20,8 +20,9 @@ Change = Callable[[Tensor], Tensor]
 class View:
     """Full fp32 weights and buffers of a model, read one tensor at a time, in the model's order on every rank.
 
-    ``values`` may gather from shards at each read. ``fresh(seed)`` is a whole newly initialised model's values. ``stores`` holds
-    snapshots and masks by store name. Draws are keyed by (``seed``, ``key``, ``generation``, parameter name).
+    ``values`` may gather from shards at each read. ``fresh(seed)`` is a whole newly initialised model's values.
+    ``stores`` holds snapshots and masks by store name. Draws are keyed by (``seed``, ``key``, ``generation``,
+    parameter name).
     """
 
     slots: Sequence[Slot]
@@ -37,9 +38,9 @@ class View:
 class Edit:
     """New values, stores to make, and moments to forget.
 
-    ``values`` gives, by name, the new tensor from the old one, so that one tensor is held at a time. ``clear`` names moments to zero:
-    None for the whole parameter, or a mask of its entries (True = zero). ``masks`` are stores of masks (1 = live); ``snapshot`` is the
-    store that takes the weights as they are after ``values``.
+    ``values`` gives, by name, the new tensor from the old one, so that one tensor is held at a time. ``clear`` names
+    moments to zero: None for the whole parameter, or a mask of its entries (True = zero). ``masks`` are stores of
+    masks (1 = live); ``snapshot`` is the store that takes the weights as they are after ``values``.
     """
 
     values: Mapping[str, Change] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Which parameters a rule or an operation means: a model's ordered layers, selections over them, optimizer groups.
 
-A selection is resolved once against the ordered list of layers, never by a substring that latches: ``Select(before="layer3")``
-is every layer in front of the first one inside the module ``layer3``.
+A selection is resolved once against the ordered list of layers, never by a substring that latches:
+``Select(before="layer3")`` is every layer in front of the first one inside the module ``layer3``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _SHORTCUTS = ("downsample", "shortcut")
 class Slot:
     """One parameter or buffer of a model.
 
-    ``kind``: "weight" (of a convolution or linear layer), "bias" (of one), "norm" (affine of a normaliser), "embedding", "other"
-    (tokens, positions, scales), "statistic" (a buffer). ``layer`` is the place of its module among the modules that own
-    entries, ``count`` the 1-based number of the last convolution or linear layer up to here, shortcuts not counted.
+    ``kind``: "weight" (of a convolution or linear layer), "bias" (of one), "norm" (affine of a normaliser),
+    "embedding", "other" (tokens, positions, scales), "statistic" (a buffer). ``layer`` is the place of its module
+    among the modules that own entries, ``count`` the 1-based number of the last convolution or linear layer up to
+    here, shortcuts not counted.
     """
 
     name: str
@@ -53,7 +54,10 @@ class Slot:
 
 
 def layout(model: nn.Module) -> tuple[Slot, ...]:
-    """Parameters, then buffers that are saved, in the model's order. A shared parameter appears once, under its first name."""
+    """Parameters, then buffers that are saved, in the model's order.
+
+    A shared parameter appears once, under its first name.
+    """
     parameters, buffers, seen, layer, count = [], [], set[int](), 0, 0
     for path, module in model.named_modules():
         own = list(module.named_parameters(recurse=False))
@@ -65,11 +69,21 @@ def layout(model: nn.Module) -> tuple[Slot, ...]:
             if id(value) not in seen:
                 seen.add(id(value))
                 shape = tuple(getattr(value, "ds_shape", value.shape))
-                parameters.append(Slot(name=prefix + name, module=path, shape=shape, kind=_kind(module, name), layer=layer, count=count))
+                parameters.append(
+                    Slot(
+                        name=prefix + name, module=path, shape=shape, kind=_kind(module, name), layer=layer, count=count
+                    )
+                )
         for name, value in saved:
             floating = value.is_floating_point()
             slot = Slot(
-                name=prefix + name, module=path, shape=tuple(value.shape), kind="statistic", layer=layer, count=count, floating=floating
+                name=prefix + name,
+                module=path,
+                shape=tuple(value.shape),
+                kind="statistic",
+                layer=layer,
+                count=count,
+                floating=floating,
             )
             buffers.append(slot)
         layer += bool(own or saved)
@@ -98,10 +112,10 @@ def fan_in(shape: Sequence[int]) -> int:
 class Select:
     """Entries by place and kind.
 
-    ``since``/``before`` bound a stretch of the ordered layers: the first layer inside that module (a path such as ``layer3`` or
-    ``blocks.6``), or the n-th convolution or linear layer (a whole number from 1, shortcuts not counted). ``modules`` keeps only what
-    lies in one of these modules or has this name; ``kinds`` keeps only these kinds (all when empty; statistics, which are
-    buffers, only when named). ``name`` is what displays call it.
+    ``since``/``before`` bound a stretch of the ordered layers: the first layer inside that module (a path such as
+    ``layer3`` or ``blocks.6``), or the n-th convolution or linear layer (a whole number from 1, shortcuts not
+    counted). ``modules`` keeps only what lies in one of these modules or has this name; ``kinds`` keeps only these
+    kinds (all when empty; statistics, which are buffers, only when named). ``name`` is what displays call it.
     """
 
     since: str | int | None = None
@@ -161,7 +175,8 @@ def resolve(selection: Selection, slots: Sequence[Slot]) -> tuple[str, ...]:
     """Names that a selection means, in the model's order.
 
     Raises:
-        SettingError: a layer the model does not have (with the nearest that it has), or a selection that matches nothing.
+        SettingError: a layer the model does not have (with the nearest that it has), or a selection that matches
+        nothing.
     """
     names = _names(selection, slots)
     found = tuple(slot.name for slot in slots if slot.name in names)
@@ -197,7 +212,9 @@ def _selected(select: Select, slots: Sequence[Slot]) -> set[str]:
     return {
         slot.name
         for slot in slots
-        if low <= slot.layer < high and slot.kind in kinds and (not select.modules or any(_inside(slot, m) for m in select.modules))
+        if low <= slot.layer < high
+        and slot.kind in kinds
+        and (not select.modules or any(_inside(slot, m) for m in select.modules))
     }
 
 
@@ -210,7 +227,9 @@ def _place(where: str | int, slots: Sequence[Slot]) -> int:
         found = [slot.layer for slot in slots if slot.count >= where and slot.kind == "weight"]
         most = max((slot.count for slot in slots), default=0)
         if not found or where < 1:
-            raise SettingError(f"layer {where} does not exist: the model has {most} convolution and linear layers, counted from 1")
+            raise SettingError(
+                f"layer {where} does not exist: the model has {most} convolution and linear layers, counted from 1"
+            )
         return min(found)
     found = [slot.layer for slot in slots if _inside(slot, where)]
     if not found:
@@ -248,7 +267,9 @@ def partition(
     decays: Callable[[Slot], bool] = lambda slot: True,
     factor: Callable[[Slot], float] = lambda slot: 1.0,
 ) -> tuple[Group, ...]:
-    """The coarsest partition of the parameters in which every selection is a union of groups, split by decay and rate factor."""
+    """The coarsest partition of the parameters in which every selection is a union of groups, split by decay and rate
+    factor.
+    """
     parameters = [slot for slot in slots if slot.kind != "statistic"]
     members = {selection.label: set(resolve(selection, slots)) for selection in selections}
     cells: dict[tuple[tuple[str, ...], bool, float], list[str]] = {}
@@ -259,7 +280,9 @@ def partition(
     many = len({f for _, _, f in cells}) > 1
     return tuple(
         Group(
-            name=(" & ".join(labels) or "rest") + (" (no decay)" if labels in both and not decay else "") + (f" x{scale:.4g}" if many else ""),
+            name=(" & ".join(labels) or "rest")
+            + (" (no decay)" if labels in both and not decay else "")
+            + (f" x{scale:.4g}" if many else ""),
             parameters=tuple(names),
             labels=labels,
             decay=decay,

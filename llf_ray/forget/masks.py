@@ -92,7 +92,9 @@ class KernelBlock:
         for slot in slots:
             mask = torch.zeros(slot.shape, dtype=torch.bool)
             outputs = slot.shape[0] if slot.count == last else math.ceil(self.share * slot.shape[0])
-            inputs = slice(None) if slot.count <= 1 or len(slot.shape) < 2 else slice(math.ceil(self.share * slot.shape[1]))
+            inputs = (
+                slice(None) if slot.count <= 1 or len(slot.shape) < 2 else slice(math.ceil(self.share * slot.shape[1]))
+            )
             mask[(slice(outputs), inputs) if len(slot.shape) > 1 else slice(outputs)] = True
             result[slot.name] = mask
         return result
@@ -102,8 +104,8 @@ class KernelBlock:
 class Magnitude:
     """Keep the share ``keep`` of largest |w|, of each tensor or of all together; ties go to the lower index.
 
-    ``of`` reads the values of a snapshot in place of the current ones; ``within`` counts and keeps only entries that are live in a stored
-    mask (iterative pruning: 80 % of the survivors).
+    ``of`` reads the values of a snapshot in place of the current ones; ``within`` counts and keeps only entries that
+    are live in a stored mask (iterative pruning: 80 % of the survivors).
     """
 
     keep: float
@@ -127,7 +129,10 @@ class Magnitude:
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Exact selection by (|w|, index), stable on every rank."""
         values = view.stores[self.of] if self.of else view.values
-        live = {s.name: view.stores[self.within][s.name].bool() if self.within else torch.ones(s.shape, dtype=torch.bool) for s in slots}
+        live = {
+            s.name: view.stores[self.within][s.name].bool() if self.within else torch.ones(s.shape, dtype=torch.bool)
+            for s in slots
+        }
         if self.scope == "tensor":
             return {s.name: _largest([values[s.name]], [live[s.name]], self.keep)[0] for s in slots}
         kept = _largest([values[s.name] for s in slots], [live[s.name] for s in slots], self.keep)
@@ -166,7 +171,9 @@ class Saved:
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """As stored; a parameter that the store does not hold is kept whole."""
         stored = view.stores[self.name]
-        return {s.name: stored[s.name].bool() if s.name in stored else torch.ones(s.shape, dtype=torch.bool) for s in slots}
+        return {
+            s.name: stored[s.name].bool() if s.name in stored else torch.ones(s.shape, dtype=torch.bool) for s in slots
+        }
 
 
 MaskSource = Everything | Nothing | Bernoulli | KernelBlock | Magnitude | Saved

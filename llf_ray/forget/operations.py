@@ -1,6 +1,7 @@
 """The operations: theta <- M * K(theta) + (1 - M) * F, and the few around it (snapshot, mask, rescale, statistics).
 
-*Reset* means a new draw, *rewind* going back to earlier values. Each operation is a frozen value with ``op(view) -> edit``.
+*Reset* means a new draw, *rewind* going back to earlier values. Each operation is a frozen value with ``op(view) ->
+edit``.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ WEIGHTS = Select(kinds=("weight",), name="weights")
 class Forget:
     """Keep what ``keep`` keeps, put ``fill`` in place of the rest.
 
-    ``fill``: "uniform" (U(+-1/sqrt(fan_in)) for weights and biases, what the KE, LLF and SEAL code draws; entries without inputs take a
-    fresh model's), "initial" (a freshly initialised model's values), "zero", or "store" (rewind to the values in ``store``).
-    ``kept``: "same", or "store": kept entries go back to ``store`` (iterative pruning with rewinding). ``fixed`` draws the same values in
-    every generation. ``moments`` also zeroes the moments of what was forgotten, for phases that keep their optimizer.
+    ``fill``: "uniform" (U(+-1/sqrt(fan_in)) for weights and biases, what the KE, LLF and SEAL code draws; entries
+    without inputs take a fresh model's), "initial" (a freshly initialised model's values), "zero", or "store" (rewind
+    to the values in ``store``). ``kept``: "same", or "store": kept entries go back to ``store`` (iterative pruning
+    with rewinding). ``fixed`` draws the same values in every generation. ``moments`` also zeroes the moments of what
+    was forgotten, for phases that keep their optimizer.
     """
 
     select: Selection = WEIGHTS
@@ -48,7 +50,9 @@ class Forget:
     @property
     def label(self) -> str:
         """What it does, in a few words."""
-        verb = {"uniform": "redraw", "initial": "re-initialise", "zero": "zero", "store": f"rewind to {self.store}:"}[self.fill]
+        verb = {"uniform": "redraw", "initial": "re-initialise", "zero": "zero", "store": f"rewind to {self.store}:"}[
+            self.fill
+        ]
         keeping = "" if isinstance(self.keep, Nothing) else f", keeping {self.keep.label}"
         back = f" rewound to {self.store}" if self.kept == "store" else ""
         return f"{verb} {self.select.label}{keeping}{back}" + (" (same draw)" if self.fixed else "")
@@ -68,7 +72,9 @@ class Forget:
         clear = {slot.name: None if masks is None else ~masks[slot.name] for slot in slots if slot.kind != "statistic"}
         return Edit(values=values, clear=clear if self.moments else {})
 
-    def _change(self, slot: Slot, view: View, fill: Callable[[Slot], Tensor], masks: Mapping[str, Tensor] | None) -> Change:
+    def _change(
+        self, slot: Slot, view: View, fill: Callable[[Slot], Tensor], masks: Mapping[str, Tensor] | None
+    ) -> Change:
         def change(old: Tensor) -> Tensor:
             filled = fill(slot).to(old.dtype)
             if masks is None:
@@ -158,7 +164,10 @@ class ShrinkPerturb:
 
 @dataclass(frozen=True, kw_only=True)
 class Rescale:
-    """Give every selected tensor the L2 norm it has in a snapshot (Alabdulmohsin et al. 2021); near-zero norms become zeros."""
+    """Give every selected tensor the L2 norm it has in a snapshot (Alabdulmohsin et al.
+
+    2021); near-zero norms become zeros.
+    """
 
     select: Selection = Select()
     store: str

@@ -56,14 +56,16 @@ class ResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(images)))
         for stage in self.stages:
             x = self._run(getattr(self, stage), x)
-        return self.fc(x.mean((2, 3)))
+        scores: Tensor = self.fc(x.mean((2, 3)))
+        return scores
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if not (self.grad_checkpointing and torch.is_grad_enabled()):
-            return stage(x)
-        # The second forward must not count its batch a second time in the running statistics.
-        again = partial(_contexts, stage)
-        return checkpoint(stage, x, use_reentrant=False, context_fn=again)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            # The second forward must not count its batch a second time in the running statistics.
+            y: Tensor = checkpoint(stage, x, use_reentrant=False, context_fn=partial(_contexts, stage))
+        else:
+            y = stage(x)
+        return y
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the inputs of each stage for the backward pass and compute the rest again (timm's method of that name)."""
@@ -94,7 +96,8 @@ class Block(nn.Module):
 
     def _beside(self, x: Tensor) -> Tensor:
         if self.downsample is not None:
-            return self.downsample(x)
+            y: Tensor = self.downsample(x)
+            return y
         if self.stride == 1 and self.more == 0:
             return x
         before = self.more // 2

@@ -1,0 +1,1 @@
+"""One method a file: settings that give a plan."""

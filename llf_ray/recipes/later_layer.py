@@ -1,4 +1,7 @@
-"""Later-layer forgetting: every generation redraws the later layers and trains on (Zhou et al. 2022, arXiv:2202.00155)."""
+"""Later-layer forgetting: every generation redraws the later layers and trains on (Zhou et al.
+
+2022, arXiv:2202.00155).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ __all__ = ["LaterLayer", "redraw"]
 
 
 def redraw(layers: Selection, *, fixed: bool = False) -> Forget:
-    """A new uniform draw for the convolution and linear weights among ``layers``; biases and normalisers stay, as in the paper's code."""
+    """A new uniform draw for the convolution and linear weights among ``layers``.
+
+    Biases and normalisers stay, as in the paper's code.
+    """
     return Forget(select=Both((layers, WEIGHTS)), fill="uniform", fixed=fixed)
 
 
@@ -22,12 +28,13 @@ def redraw(layers: Selection, *, fixed: bool = False) -> Forget:
 class LaterLayer:
     """Redraw what lies at or after ``threshold`` at the start of each generation but the first.
 
-    Published: ResNet18 ``layer3`` (93.9 % of convolution and linear weights) or ``layer4`` (75.2 %), 200 epochs a generation,
-    11 generations, 5 epochs of warm-up, rate 0.256, batch 32.
+    Published: ResNet18 ``layer3`` (93.9 % of convolution and linear weights) or ``layer4`` (75.2 %), 200 epochs a
+    generation, 11 generations, 5 epochs of warm-up, rate 0.256, batch 32.
 
-    The published ablations: ``reverse`` redraws the early layers instead; ``hold`` keeps the "later" or the "early" layers where the
-    redraw left them ("later" spares ``head``, which always trains); ``fixed`` redraws the same values in every generation. The paper's
-    code also repeats the data order when it fixes the draw, which confounds that ablation; here ``repeat_order`` is a setting of its own.
+    The published ablations: ``reverse`` redraws the early layers instead; ``hold`` keeps the "later" or the "early"
+    layers where the redraw left them ("later" spares ``head``, which always trains); ``fixed`` redraws the same values
+    in every generation. The paper's code also repeats the data order when it fixes the draw, which confounds that
+    ablation; here ``repeat_order`` is a setting of its own.
     """
 
     generations: int = 4
@@ -57,7 +64,11 @@ class LaterLayer:
         """Held layers, after the first generation."""
         if self.hold == "none" or generation == 0:
             return ()
-        held = self.early if self.hold == "early" else Select(since=self.threshold, before=self.head, name="later, head apart")
+        held = (
+            self.early
+            if self.hold == "early"
+            else Select(since=self.threshold, before=self.head, name="later, head apart")
+        )
         return (Rule(select=held, direction=0.0),)
 
     def plan(self) -> tuple[Phase, ...]:

@@ -15,7 +15,8 @@ __all__ = ["Long"]
 class Long:
     """``generations * epochs`` epochs in one piece, so that a comparison says its budget as every other recipe does.
 
-    Zhou et al. 2022 (arXiv:2202.00155) train one cosine over all epochs and score it where the generations of the others end.
+    Zhou et al. 2022 (arXiv:2202.00155) train one cosine over all epochs and score it where the generations of the
+    others end.
     """
 
     generations: int = 4

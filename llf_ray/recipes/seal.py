@@ -1,4 +1,7 @@
-"""Simulated annealing in early layers (Sarfi et al. 2023, arXiv:2304.04858), alone and together with later-layer forgetting."""
+"""Simulated annealing in early layers (Sarfi et al.
+
+2023, arXiv:2304.04858), alone and together with later-layer forgetting.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,16 @@ __all__ = ["Seal"]
 class Seal:
     """Early layers ascend for the first ``ascent_epochs`` of each generation but the first, then everything descends.
 
-    During the ascent the early group moves against the gradient at ``ascent_rate`` times the run's rate, without weight decay; the
-    optimizer is built anew at the start of the generation and again when the ascent ends; the cosine runs over the whole
-    generation, so descent continues where ascent stopped. Published (ResNet50, Tiny-ImageNet): 10 generations of 160 epochs, 40 of ascent, rate
-    0.01, threshold ``layer3``. What acts is rate x learning rate x number of ascent steps, so 0.01 does nothing on small data.
+    During the ascent the early group moves against the gradient at ``ascent_rate`` times the run's rate, without
+    weight decay; the optimizer is built anew at the start of the generation and again when the ascent ends; the cosine
+    runs over the whole generation, so descent continues where ascent stopped. Published (ResNet50, Tiny-ImageNet): 10
+    generations of 160 epochs, 40 of ascent, rate 0.01, threshold ``layer3``. What acts is rate x learning rate x
+    number of ascent steps, so 0.01 does nothing on small data.
 
-    Variants of the paper's code: ``reverse`` lets the later layers ascend instead; ``hold_descenders`` holds the others during the ascent;
-    ``forget_later`` also redraws the later layers at the start of the generation ("fortuitous+ascend"). Beyond the paper:
-    ``loss_ratio`` ends the ascent when the training loss has grown to that many times its value before it, and hands the unused
-    steps to the descent.
+    Variants of the paper's code: ``reverse`` lets the later layers ascend instead; ``hold_descenders`` holds the
+    others during the ascent; ``forget_later`` also redraws the later layers at the start of the generation
+    ("fortuitous+ascend"). Beyond the paper: ``loss_ratio`` ends the ascent when the training loss has grown to that
+    many times its value before it, and hands the unused steps to the descent.
     """
 
     generations: int = 4
@@ -45,7 +49,9 @@ class Seal:
         check_number("ascent_rate", self.ascent_rate, above=0)
         check_number("loss_ratio", self.loss_ratio, above=0)
         if self.ascent_epochs >= self.epochs:
-            raise SettingError(f"ascent_epochs = {self.ascent_epochs!r}: must be < epochs = {self.epochs!r}, which includes them")
+            raise SettingError(
+                f"ascent_epochs = {self.ascent_epochs!r}: must be < epochs = {self.epochs!r}, which includes them"
+            )
 
     @property
     def early(self) -> Select:

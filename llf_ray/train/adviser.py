@@ -1,7 +1,7 @@
 """Who answers rank 0: the plan, its cuts and the run's journal, in one process.
 
-The scheduler actor is this class behind Ray; a run without Ray, and rank 0 when the actor cannot be reached, use it as it is. It
-holds nothing that the run's folder lacks, so a new one picks up where the last stood.
+The scheduler actor is this class behind Ray; a run without Ray, and rank 0 when the actor cannot be reached, use it as
+it is. It holds nothing that the run's folder lacks, so a new one picks up where the last stood.
 """
 
 from __future__ import annotations
@@ -53,16 +53,20 @@ def total_digest(digests: Sequence[Digest]) -> int:
 
 
 class Adviser:
-    """Answers for one run and writes its journal and cuts; one process only."""
+    """Answers for one run and writes its journal and cuts; one process only.
 
-    def __init__(self, run_folder: Path, plan: Plan) -> None:
+    ``journal`` names another file for whoever must not write the run's own (rank 0 without its actor).
+    """
+
+    def __init__(self, run_folder: Path, plan: Plan, *, journal: str = JOURNAL) -> None:
         self.folder = run_folder
         self.schedule = Schedule(plan, read_cuts(run_folder))
-        self.journal = Journal(run_folder / JOURNAL)
+        self.journal = Journal(run_folder / journal)
         self._waiting: list[Mapping[str, Any]] = []
 
     def at(self, step: int, observed: Observed | None = None) -> Answer:
         """Where the run stands at ``step``; decides first whether its phase ends here."""
+        self.schedule.cuts = read_cuts(self.folder)  # the folder is the truth: rank 0 may have cut while it was alone
         asked = self._asked(step)
         cut = self.schedule.decide(step, observed, asked=asked)
         if cut is not None:
@@ -92,7 +96,9 @@ class Adviser:
             file.flush()
             os.fsync(file.fileno())
         self.schedule.cuts.append(cut)
-        self.record([{"kind": "note", "time": time.time(), "message": f"phase {cut.phase} ends at step {cut.step}: {cut.why}"}])
+        self.record(
+            [{"kind": "note", "time": time.time(), "message": f"phase {cut.phase} ends at step {cut.step}: {cut.why}"}]
+        )
 
     def record(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append to the journal; what cannot be written (a full disk) waits for the next call and is never dropped."""
@@ -104,6 +110,11 @@ class Adviser:
                 return
             self._waiting.pop(0)
 
+    @property
+    def num_waiting(self) -> int:
+        """Records that the disk has not taken yet."""
+        return len(self._waiting)
+
     def check(self, step: int, digests: Sequence[Digest]) -> str:
         """The model's digest in hex, after comparing what every rank holds.
 
@@ -113,6 +124,10 @@ class Adviser:
         copies = [digest.copy for digest in digests]
         odd = [rank for rank, copy in enumerate(copies) if copy != copies[0]]
         if odd:
-            seen = ", ".join(f"rank {rank}: {copy if copy is None else f'{copy:016x}'}" for rank, copy in enumerate(copies))
-            raise ReplicasDiffer(f"step {step}: workers hold different weights ({seen}); rank(s) {odd} differ from rank 0")
+            seen = ", ".join(
+                f"rank {rank}: {copy if copy is None else f'{copy:016x}'}" for rank, copy in enumerate(copies)
+            )
+            raise ReplicasDiffer(
+                f"step {step}: workers hold different weights ({seen}); rank(s) {odd} differ from rank 0"
+            )
         return f"{total_digest(digests):016x}"

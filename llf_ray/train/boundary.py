@@ -38,7 +38,12 @@ class _Values(Mapping[str, Tensor]):
 
 
 def view_of(
-    engine: Engine, config: RunConfig, slots: Sequence[Slot], stores: Mapping[str, Mapping[str, Tensor]], key: str, generation: int
+    engine: Engine,
+    config: RunConfig,
+    slots: Sequence[Slot],
+    stores: Mapping[str, Mapping[str, Tensor]],
+    key: str,
+    generation: int,
 ) -> View:
     """What an operation sees of a running engine."""
 
@@ -46,11 +51,22 @@ def view_of(
         # a new draw is an initialisation, also where the run started from pretrained weights
         return config.task.initial(seed).state_dict()
 
-    return View(slots=slots, values=_Values(engine), fresh=fresh, stores=stores, seed=config.seed, key=key, generation=generation)
+    return View(
+        slots=slots,
+        values=_Values(engine),
+        fresh=fresh,
+        stores=stores,
+        seed=config.seed,
+        key=key,
+        generation=generation,
+    )
 
 
 def apply_edit(engine: Engine, edit: Edit, slots: Sequence[Slot], *, averaged: bool) -> list[dict[str, Any]]:
-    """Every rank calls: write an edit's values and forget its moments; what changed, by tensor. Averaged weights take the same change."""
+    """Every rank calls: write an edit's values and forget its moments; what changed, by tensor.
+
+    Averaged weights take the same change.
+    """
     touched = []
     for name, change in edit.values.items():
         old = engine.read(name)
@@ -77,7 +93,9 @@ def _forget_moments(engine: Engine, edit: Edit, slots: Sequence[Slot]) -> None:
     complete = [group for group in groups if group.parameters and whole.issuperset(group.parameters)]
     done = {name for group in complete for name in group.parameters}
     entries = {name: mask for name, mask in edit.clear.items() if mask is not None}
-    entries |= {name: torch.ones(shapes[name], dtype=torch.bool) for name in sorted(whole - done) if name in engine.names}
+    entries |= {
+        name: torch.ones(shapes[name], dtype=torch.bool) for name in sorted(whole - done) if name in engine.names
+    }
     if complete or entries:
         engine.clear(groups=[group.name for group in complete], entries=entries)
 
@@ -90,13 +108,11 @@ def flipped(before: Phase | None, after: Phase, config: RunConfig, groups: Seque
     return [name for name in new if old[name].direction * new[name].direction < 0]
 
 
-def cross(
-    run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team
-) -> tuple[Stand, list[dict[str, Any]]]:
+def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) -> tuple[Stand, list[dict[str, Any]]]:
     """Every rank calls: apply the boundary at ``stand.step``; the stand after it, and records of what was applied.
 
-    Buffers are rank 0's from here on. Operations come first, then the starting phase's policy for the optimizer, then the moments of
-    groups whose direction changes sign.
+    Buffers are rank 0's from here on. Operations come first, then the starting phase's policy for the optimizer, then
+    the moments of groups whose direction changes sign.
     """
     engine.sync_buffers()
     records = []
@@ -133,7 +149,9 @@ def _enter(plan: Plan, answer: Answer, phase: Phase, engine: Engine, config: Run
             engine.clear(groups=names)
 
 
-def _record(operation: Any, step: int, generation: int, key: str, touched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _record(
+    operation: Any, step: int, generation: int, key: str, touched: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return {
         "kind": "operation",
         "step": step,

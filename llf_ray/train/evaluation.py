@@ -24,8 +24,8 @@ SMALLEST = 100  # items of a batch: without gradients a batch may be larger than
 def evaluate(config: RunConfig, engine: Engine, team: Team, role: Role) -> dict[str, float]:
     """Every rank calls: scores of a role, with averaged weights where the run has them and rank 0's buffers.
 
-    Items are dealt to ranks in turn, in batches of one size, so that under ZeRO-3 every rank runs equally many forward passes;
-    ranks without an item left repeat their last batch and do not count it.
+    Items are dealt to ranks in turn, in batches of one size, so that under ZeRO-3 every rank runs equally many forward
+    passes; ranks without an item left repeat their last batch and do not count it.
     """
     engine.sync_buffers()
     training = engine.module.training
@@ -33,14 +33,23 @@ def evaluate(config: RunConfig, engine: Engine, team: Team, role: Role) -> dict[
     draws = _evaluation_draws(config, team, role)
     tallies: dict[str, list[Tensor]] = {}
     with engine.average_weights() if config.optim.averaged is not None else nullcontext():
-        for (_, counts), batch in zip(draws, config.task.batches(role, (draw for draw, _ in draws), team.device), strict=True):
+        for (_, counts), batch in zip(
+            draws, config.task.batches(role, (draw for draw, _ in draws), team.device), strict=True
+        ):
             for name, tally in config.task.score(engine.module, batch).items():
                 if counts:
-                    pair = torch.stack([tally.total.double().cpu(), torch.as_tensor(tally.count, dtype=torch.float64).cpu()])
+                    pair = torch.stack(
+                        [tally.total.double().cpu(), torch.as_tensor(tally.count, dtype=torch.float64).cpu()]
+                    )
                     tallies.setdefault(name, []).append(pair)
     engine.module.train(training)
     names = team.share(sorted(tallies) if team.rank == 0 else None)
-    mine = torch.stack([torch.stack(tallies[name]).sum(0) if name in tallies else torch.zeros(2, dtype=torch.float64) for name in names])
+    mine = torch.stack(
+        [
+            torch.stack(tallies[name]).sum(0) if name in tallies else torch.zeros(2, dtype=torch.float64)
+            for name in names
+        ]
+    )
     return {name: total / count for name, (total, count) in zip(names, team.total(mine).tolist(), strict=True)}
 
 

@@ -35,7 +35,11 @@ def export(folder: Path, config: RunConfig, engine: Engine, team: Team, scores: 
             folder.mkdir(parents=True, exist_ok=True)
             save_file(values, folder / ".model.tmp", metadata={"format": "pt"})
             os.replace(folder / ".model.tmp", folder / "model.safetensors")
-            settings = {"job": to_plain(config), "settings": {k: str(v) for k, v in flatten(config).items()}, "scores": dict(scores)}
+            settings = {
+                "job": to_plain(config),
+                "settings": {k: str(v) for k, v in flatten(config).items()},
+                "scores": dict(scores),
+            }
             replace_text(folder / "settings.json", json.dumps({**settings, "averaged": averaged}, indent=1))
         except Exception as error:  # safetensors has its own error type for a full disk
             problem = str(error)

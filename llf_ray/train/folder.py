@@ -23,7 +23,16 @@ from llf_ray.train.state import Run, checkpoints, load_stand, newest, verify
 __all__ = ["JOB_COPY", "OUTCOME", "branch_of", "create", "load_module", "open_run"]
 
 JOB_COPY, OUTCOME, RUN, PLAN = "job.py", "outcome.json", "run.json", "plan.json"
-FREE = ("resources", "checkpoints", "tracking", "folder", "engine.stage", "engine.precision", "engine.micro_batch", "engine.accumulation")
+FREE = (
+    "resources",
+    "checkpoints",
+    "tracking",
+    "folder",
+    "engine.stage",
+    "engine.precision",
+    "engine.micro_batch",
+    "engine.accumulation",
+)
 """Settings that a run may be resumed with: where and how it is carried out, not what it computes."""
 
 
@@ -56,7 +65,9 @@ def create(
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise SettingError(f"folder = {str(folder.parent)!r}: cannot make a run's folder there ({error.strerror})") from None
+        raise SettingError(
+            f"folder = {str(folder.parent)!r}: cannot make a run's folder there ({error.strerror})"
+        ) from None
     if job_file is not None:
         shutil.copyfile(job_file, folder / JOB_COPY)
     about = {
@@ -93,7 +104,8 @@ def open_run(folder: Path, assignments: Mapping[str, Any] | None = None) -> Run:
     """Read a run's folder to carry it on, with other settings of where and how it is carried out.
 
     Raises:
-        SettingError: no run there, a setting that would change what the run computes, or settings that no longer give its plan.
+        SettingError: no run there, a setting that would change what the run computes, or settings that no longer give
+        its plan.
     """
     about = read_about(folder)
     for key in assignments or {}:
@@ -131,7 +143,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
-    """The checkpoint at the end of a generation of another run, and the step of ``plan`` at which its next generation starts.
+    """The checkpoint at the end of a generation of another run, and the step of ``plan`` at which its next generation
+    starts.
 
     Raises:
         SettingError: the run has no such generation, kept no checkpoint of it, or ``plan`` has no generation after it.
@@ -146,7 +159,11 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
         for start in range(other.total)
         if other.phases[locate(other, start, cuts).index].generation == generation
     )
-    kept = [path for path in checkpoints(folder / "checkpoints") if load_stand(path).step == end and not load_stand(path).crossed]
+    kept = [
+        path
+        for path in checkpoints(folder / "checkpoints")
+        if load_stand(path).step == end and not load_stand(path).crossed
+    ]
     if not kept:
         found = sorted({load_stand(path).step for path in checkpoints(folder / "checkpoints")})
         raise SettingError(
@@ -155,7 +172,9 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
     problem = verify(kept[0])
     if problem:
         raise SettingError(f"run {folder.name!r}: {problem}")
-    start = next((s for s in range(plan.total) if plan.phases[locate(plan, s).index].generation == generation + 1), None)
+    start = next(
+        (s for s in range(plan.total) if plan.phases[locate(plan, s).index].generation == generation + 1), None
+    )
     if start is None:
         raise SettingError(
             f"the new plan has generations 0 to {plan.generations - 1}: nothing follows generation {generation}; raise recipe.generations"

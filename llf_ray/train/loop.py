@@ -1,6 +1,7 @@
 """The training loop: ask where the run stands, cross the boundary, learn until the next question, measure, keep.
 
-No Ray, no DeepSpeed, no MLflow: an engine owns the weights, an adviser answers and keeps the record, a team joins the ranks.
+No Ray, no DeepSpeed, no MLflow: an engine owns the weights, an adviser answers and keeps the record, a team joins the
+ranks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checkpoints and stores in a run's folder: written whole or not at all, verified before they are trusted.
 
-A checkpoint folder is filled under a temporary name by every rank, gets its manifest (sizes, hashes) last, is renamed and then
-pointed to. After any restart the newest folder whose manifest verifies is loaded.
+A checkpoint folder is filled under a temporary name by every rank, gets its manifest (sizes, hashes) last, is renamed
+and then pointed to. After any restart the newest folder whose manifest verifies is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,19 @@ from llf_ray.forget.groups import Group, Slot
 from llf_ray.plan import Observed, Plan
 from llf_ray.run import RunConfig
 
-__all__ = ["FORMAT", "Run", "Stand", "Stores", "checkpoints", "load_stand", "newest", "prune", "verify", "write_checkpoint", "write_store"]
+__all__ = [
+    "FORMAT",
+    "Run",
+    "Stand",
+    "Stores",
+    "checkpoints",
+    "load_stand",
+    "newest",
+    "prune",
+    "verify",
+    "write_checkpoint",
+    "write_store",
+]
 
 FORMAT = 1
 MANIFEST, STAND, LATEST = "manifest.json", "stand.json", "LATEST"
@@ -54,9 +66,10 @@ class Run:
 class Stand:
     """Where a run stands, beside its weights: all that the loop must know to go on.
 
-    ``step`` counts finished optimizer steps; ``crossed`` says whether the operations of the boundary at ``step`` were applied. The
-    window sums are training measures since the last question; the references those of the last window before this phase. Every
-    random stream is keyed by ``seed`` and by counters that follow from ``step``, so the two are all the random state there is.
+    ``step`` counts finished optimizer steps; ``crossed`` says whether the operations of the boundary at ``step`` were
+    applied. The window sums are training measures since the last question; the references those of the last window
+    before this phase. Every random stream is keyed by ``seed`` and by counters that follow from ``step``, so the two
+    are all the random state there is.
     """
 
     step: int = 0
@@ -173,7 +186,9 @@ def verify(folder: Path) -> str | None:
                 return f"{folder.name}: {name} is damaged"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{folder.name}: no readable manifest ({type(error).__name__})"
-    return None if manifest.get("format") == FORMAT else f"{folder.name}: format {manifest.get('format')} is not {FORMAT}"
+    return (
+        None if manifest.get("format") == FORMAT else f"{folder.name}: format {manifest.get('format')} is not {FORMAT}"
+    )
 
 
 def checkpoints(root: Path) -> list[Path]:
@@ -199,7 +214,9 @@ def load_stand(folder: Path) -> Stand:
 
 
 def prune(root: Path, keep: int, spare: set[int]) -> None:
-    """Rank 0 only: remove all but the newest ``keep`` folders, those at the steps in ``spare``, and what was left unfinished."""
+    """Rank 0 only: remove all but the newest ``keep`` folders, those at the steps in ``spare``, and what was left
+    unfinished.
+    """
     for folder in checkpoints(root)[keep:]:
         if int(folder.name.split("-")[1]) not in spare:
             shutil.rmtree(folder, ignore_errors=True)
@@ -218,7 +235,11 @@ class Stores(Mapping[str, Mapping[str, Tensor]]):
 
     def __getitem__(self, name: str) -> Mapping[str, Tensor]:
         folder = self._folder / self._paths[name]
-        return _Masks(folder / "masks.safetensors") if (folder / "masks.safetensors").exists() else _Snapshot(Pieces(folder))
+        return (
+            _Masks(folder / "masks.safetensors")
+            if (folder / "masks.safetensors").exists()
+            else _Snapshot(Pieces(folder))
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -258,9 +279,7 @@ class _Snapshot(Mapping[str, Tensor]):
         return len(self._pieces.names("weight"))
 
 
-def write_store(
-    run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None
-) -> None:
+def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:
     """Every rank calls: keep masks (rank 0 writes) or, without masks, a snapshot of the weights (every rank its part)."""
     folder = run_folder / path
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -273,7 +292,9 @@ def write_store(
         def write_masks() -> dict[str, list[Any]]:
             if team.rank != 0:
                 return {}
-            save_file({n: m.to(torch.uint8).cpu().contiguous() for n, m in whole.items()}, temporary / "masks.safetensors")
+            save_file(
+                {n: m.to(torch.uint8).cpu().contiguous() for n, m in whole.items()}, temporary / "masks.safetensors"
+            )
             return _with_sums(temporary, ["masks.safetensors"])
 
         files = _together(team, write_masks, temporary)

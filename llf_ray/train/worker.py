@@ -43,11 +43,16 @@ class Outcome:
 
 
 class Hopeless(RuntimeError):
-    """Another try would end the same way: the loss diverged, replicas differ, or what must be kept could not be written."""
+    """Another try would end the same way: the loss diverged, replicas differ, or what must be kept could not be
+    written.
+    """
 
 
 class Clock:
-    """Seconds by activity. Waiting for a device is not forced: on a GPU what is queued counts where it is waited for."""
+    """Seconds by activity.
+
+    Waiting for a device is not forced: on a GPU what is queued counts where it is waited for.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -89,7 +94,9 @@ class Worker:
             self.engine.load(self.run.branch)
             parent = load_stand(self.run.branch)
             self.record([_note(f"branched at step {self.run.branch_step} from {self.run.branch}")])
-            return replace(parent, step=self.run.branch_step, crossed=False, seed=self.config.seed, stores=self._adopt(parent))
+            return replace(
+                parent, step=self.run.branch_step, crossed=False, seed=self.config.seed, stores=self._adopt(parent)
+            )
         return Stand(seed=self.config.seed)
 
     def _adopt(self, parent: Stand) -> dict[str, str]:
@@ -141,7 +148,9 @@ class Worker:
         """Set the rules of the phase; the same on its first step and after a restart in its middle."""
         phase = self.plan.phases[answer.position.index]
         if phase.objective.kind != "task" or phase.data.source != "task":
-            raise ValueError(f"phase {phase.name!r}: objective {phase.objective.kind!r} on {phase.data.source!r} needs a task that offers it")
+            raise ValueError(
+                f"phase {phase.name!r}: objective {phase.objective.kind!r} on {phase.data.source!r} needs a task that offers it"
+            )
         self.engine.set_rules(group_rules(phase, self.engine.groups, self.config.optim), keep_moments=True)
         self.labels = group_labels(phase, self.engine.groups)
         stores = Stores(self.run.folder, stand.stores)
@@ -163,7 +172,9 @@ class Worker:
             position = replace(answer.position, step=step)
             value = rates(self.plan, position)
             self.engine.set_rates({name: value[label] for name, label in self.labels.items()})
-            loss = self.engine.step(self._micro_batches(batches, step), lambda model, batch: window.see(self.config.task.loss(model, batch)))
+            loss = self.engine.step(
+                self._micro_batches(batches, step), lambda model, batch: window.see(self.config.task.loss(model, batch))
+            )
             window.add(loss)
             if (step + 1 - position.start) % every and step + 1 < answer.until:
                 continue
@@ -187,7 +198,11 @@ class Worker:
         phase, per_epoch = self.plan.phases[position.index], self.plan.epoch_steps[position.index]
         batch, seed = self.config.engine.batch, self.config.seed
         num_items = self.config.task.num_items("train")
-        chosen = order(num_items, seed, None, -1)[: math.floor(num_items * phase.data.share + 1e-9)] if phase.data.share < 1 else None
+        chosen = (
+            order(num_items, seed, None, -1)[: math.floor(num_items * phase.data.share + 1e-9)]
+            if phase.data.share < 1
+            else None
+        )
         generation = 0 if phase.data.repeat_order else phase.generation
         shuffled: tuple[int, Any] = (-1, None)
         for stream in range(position.stream, position.stream + until - position.step):
@@ -195,20 +210,26 @@ class Worker:
             if shuffled[0] != epoch:
                 shuffled = (epoch, order(num_items if chosen is None else len(chosen), seed, generation, epoch))
             items = shuffled[1][place * batch : (place + 1) * batch]
-            for indices in share_of(items if chosen is None else chosen[items], self.team.rank, self.team.size, self.micro):
+            for indices in share_of(
+                items if chosen is None else chosen[items], self.team.rank, self.team.size, self.micro
+            ):
                 yield Draw(indices, (seed, generation, epoch))
 
     def pulse(
         self, window: Window, stand: Stand, step: int, position: Position, value: Mapping[str, float]
     ) -> tuple[Stand, bool, bool]:
-        """One small reduction: losses of the steps since the last, hits, and whether any rank wants to stop or rank 0 to save."""
+        """One small reduction: losses of the steps since the last, hits, and whether any rank wants to stop or rank 0
+        to save.
+        """
         settings = self.config.checkpoints
         due = settings.every_minutes is not None and time.monotonic() - self.saved_at >= settings.every_minutes * 60
         counted = settings.every_steps is not None and step % settings.every_steps == 0
         losses, hits, seen = window.take()
         first = self.team.rank == 0
         flags = [float(first and self._stop_file()), float(counted or (first and due))]
-        total = self.team.total(torch.cat([losses, torch.stack([hits, seen]), torch.tensor(flags, dtype=torch.float64)])).tolist()
+        total = self.team.total(
+            torch.cat([losses, torch.stack([hits, seen]), torch.tensor(flags, dtype=torch.float64)])
+        ).tolist()
         losses_all = [loss / self.team.size for loss in total[: len(losses)]]
         hits_all, seen_all, stop, keep = total[len(losses) :]
         for back, loss in enumerate(losses_all):
@@ -227,7 +248,13 @@ class Worker:
         return stand, stop > 0, keep > 0
 
     def _metrics(
-        self, losses: Sequence[float], hits: float, seen: float, step: int, position: Position, value: Mapping[str, float]
+        self,
+        losses: Sequence[float],
+        hits: float,
+        seen: float,
+        step: int,
+        position: Position,
+        value: Mapping[str, float],
     ) -> dict[str, Any]:
         phase, now = self.plan.phases[position.index], time.perf_counter()
         elapsed, self.pulsed_at = now - self.pulsed_at, now
@@ -267,27 +294,43 @@ class Worker:
         self.clock.now("evaluation")
         values = evaluate(self.config, self.engine, self.team, role)
         phase = self.plan.phases[position.index]
-        record = {"kind": "score", "step": step, "time": time.time(), "role": role, "generation": phase.generation, "phase": position.index}
+        record = {
+            "kind": "score",
+            "step": step,
+            "time": time.time(),
+            "role": role,
+            "generation": phase.generation,
+            "phase": position.index,
+        }
         self.record([{**record, "values": values}])
         self.pulsed_at = time.perf_counter()
         return values
 
     def keep(self, stand: Stand, *, must: bool = False) -> None:
-        """Write a checkpoint; a failure is put on record and, unless it must succeed, tried again at the next occasion."""
+        """Write a checkpoint.
+
+        A failure is put on record and, unless it must succeed, tried again at the next occasion.
+        """
         self.clock.now("checkpoint")
         self.engine.sync_buffers()
         about = {"plan": self.plan.fingerprint, "stage": self.config.engine.stage, "digest": self.compare(stand.step)}
         try:
             folder = write_checkpoint(self.checkpoints, stand, self.engine, self.team, about=about)
         except OSError as error:
-            self.record([_note(f"no checkpoint at step {stand.step}: {error}; training goes on, the one before is kept")])
+            self.record(
+                [_note(f"no checkpoint at step {stand.step}: {error}; training goes on, the one before is kept")]
+            )
             if must:
-                raise Hopeless(f"no checkpoint at step {stand.step}: {error}; what was kept before is whole: free space and resume") from None
+                raise Hopeless(
+                    f"no checkpoint at step {stand.step}: {error}; what was kept before is whole: free space and resume"
+                ) from None
             return
         self.saved_at = time.monotonic()
         if self.team.rank == 0:
             prune(self.checkpoints, self.config.checkpoints.keep, self._generation_ends())
-        self.record([{"kind": "checkpoint", "step": stand.step, "time": time.time(), "folder": f"checkpoints/{folder.name}"}])
+        self.record(
+            [{"kind": "checkpoint", "step": stand.step, "time": time.time(), "folder": f"checkpoints/{folder.name}"}]
+        )
         self.pulsed_at = time.perf_counter()
 
     def _generation_ends(self) -> set[int]:
@@ -295,7 +338,9 @@ class Worker:
         if not self.config.checkpoints.keep_generations:
             return set()
         cuts = read_cuts(self.run.folder)
-        return {locate(self.plan, start, cuts).generation_stop for start, stop in spans(self.plan, cuts) if start < stop}
+        return {
+            locate(self.plan, start, cuts).generation_stop for start, stop in spans(self.plan, cuts) if start < stop
+        }
 
     # ------------------------------------------------------------------------------------------------------------- endings
 
@@ -311,7 +356,9 @@ class Worker:
         self.keep(stand, must=True)
         self.clock.now("end")
         message = f"stopped at step {stand.step} of {position.total}; nothing is lost"
-        return Outcome(state="stopped", step=stand.step, message=message, seconds=self.clock.seconds, digest=self.digest)
+        return Outcome(
+            state="stopped", step=stand.step, message=message, seconds=self.clock.seconds, digest=self.digest
+        )
 
     def fail(self, error: Exception) -> Outcome:
         """A failure that another try would repeat: put on record, earlier checkpoints stay."""

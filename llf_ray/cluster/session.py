@@ -1,0 +1,167 @@
+"""A quiet Ray for one driver: started on this machine or joined, with room for the workers, and left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from llf_ray.config import SettingError
+from llf_ray.run import Resources
+
+__all__ = ["check_room", "environment", "logging_to", "need", "num_fitting", "ray_session", "wait_for_room"]
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE = 200 * 2**20  # bytes; no data goes through Ray, only settings and answers
+CHATTY = ("ray", "ray.train", "ray.data", "ray.tune")
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for as long as it lasts; what the user has set stays."""
+    mine = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path, *, verbose: bool) -> Iterator[None]:
+    """All that this process logs goes to a file; with ``verbose`` to the screen as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    before = [(log, log.handlers[:], log.propagate, log.level) for log in (root, *map(logging.getLogger, CHATTY))]
+    for log, *_ in before[1:]:
+        log.handlers, log.propagate = [], True
+    root.handlers = [file, *([logging.StreamHandler()] if verbose else [])]
+    root.setLevel(logging.INFO)
+    show, filters = warnings.showwarning, warnings.filters[:]
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        warnings.showwarning, warnings.filters[:] = show, filters
+        for log, handlers, propagate, level in before:
+            log.handlers, log.propagate = handlers, propagate
+            log.setLevel(level)
+        file.close()
+
+
+@contextlib.contextmanager
+def ray_session(resources: Resources) -> Iterator[None]:
+    """Ray in this process: the one that is there, else the cluster of the settings or of RAY_ADDRESS, else a new one that ends with us.
+
+    Raises:
+        SettingError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    where = f"resources.address = {address!r}" if resources.address else f"RAY_ADDRESS = {address!r}"
+    if address and "://" in address:
+        raise SettingError(f"{where}: a driver runs inside the cluster; submit it with `ray job submit --address {address} -- ...`")
+    try:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if address and address != "local":
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if not address:
+            raise
+        raise SettingError(f"{where}: no Ray cluster answers there ({str(error).strip().splitlines()[0]})") from None
+    try:
+        logger.info("Ray's own logs are in %s", ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[union-attr]
+        yield
+    finally:
+        ray.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------------------- room
+
+
+def need(resources: Resources) -> dict[str, float]:
+    """What one worker takes, in Ray's names."""
+    return {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {}), **resources.custom}
+
+
+def num_fitting(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers the empty nodes have room for, placed as asked."""
+    each = [min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in need(resources).items() if amount) for node in nodes]
+    if resources.placement == "STRICT_PACK":
+        return max(each, default=0)
+    return sum(min(room, 1) if resources.placement == "STRICT_SPREAD" else room for room in each)
+
+
+def check_room(resources: Resources) -> None:
+    """Refuse what can never start.
+
+    A cluster that can add nodes (its autoscaler says so) is not asked for what it has now: `wait_for_room` bounds the wait.
+
+    Raises:
+        SettingError: what is asked for, what there is and what is missing.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if num_fitting(resources, nodes) < resources.workers and not _may_grow():
+        raise SettingError(_too_little(resources, nodes))
+
+
+def wait_for_room(resources: Resources) -> None:
+    """Wait until all workers could start at once, for ``start_timeout`` seconds at most; asks the autoscaler on the way.
+
+    Raises:
+        SettingError: what is asked for, what there is, what is free.
+    """
+    group = placement_group([need(resources)] * resources.workers, strategy=resources.placement)
+    try:
+        if not group.wait(resources.start_timeout):
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            free = _listed(ray.available_resources(), need(resources))
+            raise SettingError(
+                f"{_too_little(resources, nodes)} (free now: {free}; waited resources.start_timeout = {resources.start_timeout:g} s)"
+            )
+    finally:
+        remove_placement_group(group)
+
+
+def _too_little(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> str:
+    each, total = need(resources), {name: sum(node.get(name, 0.0) for node in nodes) for name in need(resources)}
+    missing = {name: amount * resources.workers - total[name] for name, amount in each.items()}
+    short = {name: amount for name, amount in missing.items() if amount > 0}
+    room = num_fitting(resources, nodes)
+    where = "this machine has" if len(nodes) == 1 else f"the cluster has {len(nodes)} nodes with"
+    return (
+        f"resources.workers = {resources.workers} with {_listed(each, each)} each, placed {resources.placement}: {where} {_listed(total, each)}, "
+        f"room for {room} such worker(s)"
+        + (f"; missing: {_listed(short, short)}" if short else "")
+        + (f"; set resources.workers={room}, or ask less for each" if room else "; ask less for each worker")
+    )
+
+
+def _listed(amounts: Mapping[str, float], names: Mapping[str, float]) -> str:
+    return ", ".join(f"{amounts.get(name, 0.0):g} {name}" for name in names)
+
+
+def _may_grow() -> bool:
+    """Whether an autoscaler watches this cluster and some kind of node may still be added. Ray has no public way to ask."""
+    try:
+        config = ray._private.state.state.get_cluster_config()
+    except Exception:
+        return False
+    groups = config.node_group_configs if config else []
+    return any(group.max_count == -1 or group.max_count > group.min_count for group in groups if group.max_count)

@@ -1,0 +1,1 @@
+"""What a person asks of jobs: what will this do, what will it cost, which schedule is better."""

@@ -1,0 +1,233 @@
+"""Images to classes: cross-entropy with label smoothing, scored by accuracy."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import tee
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llf_ray.config import SettingError, check_number
+from llf_ray.data.augment import Augment, Scaling, TimmAugment, timm_transform
+from llf_ray.data.base import ROLES, ROOT_VARIABLE, DataSet, Items, Role, Stack, square, stacked
+from llf_ray.data.loading import ImageBatch, from_files, from_memory, mixed
+from llf_ray.data.order import Draw, order
+from llf_ray.data.sample import FashionSample
+from llf_ray.tasks.base import Tally, tally
+from llf_ray.tasks.models import Model, SmallResNet, TimmModel
+from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, load_into, weights_file
+
+__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "Pretrained", "SmallResNet", "TimmModel", "tiny"]
+
+NUM_MEASURED = 512  # images whose pixels give mean and deviation, for sets that are not in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """A network learns the classes of a data set's images.
+
+    Pixels are scaled by ``mean`` and ``std`` (of values from 0 to 1, one number a channel); where they are
+    None, by those of timm's pretrained weights if training starts from them, else by those of the training
+    images.
+    """
+
+    model: Model
+    data: DataSet
+    augment: Augment | TimmAugment = Augment()
+    mixup: float = 0.0  # alpha of mixup; 0: none
+    cutmix: float = 0.0  # alpha of cutmix; 0: none
+    label_smoothing: float = 0.1
+    start: Start = Fresh()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    num_workers: int = 0  # processes that read images for each rank, for images that are not in memory
+
+    def __post_init__(self) -> None:
+        check_number("label_smoothing", self.label_smoothing, low=0.0)
+        if self.label_smoothing >= 1:
+            raise SettingError(f"label_smoothing = {self.label_smoothing!r}: must be below 1")
+        for name in ("mixup", "cutmix", "num_workers"):
+            check_number(name, getattr(self, name), low=0)
+        if (self.mean is None) != (self.std is None):
+            raise SettingError(f"mean = {self.mean!r}, std = {self.std!r}: both or neither")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.data.channels:
+                raise SettingError(
+                    f"{name} = {values!r}: one number for each of the {self.data.channels} channels is needed"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise SettingError(f"std = {self.std!r}: must be > 0")
+        if isinstance(self.start, Pretrained) and not isinstance(self.model, TimmModel):
+            raise SettingError(
+                "start = Pretrained(): only timm's models have pretrained weights, not "
+                f"{type(self.model).__name__}"
+            )
+
+    @property
+    def metric(self) -> str:
+        return "accuracy"
+
+    def prepare(self) -> None:
+        classes = self.data.classes()
+        for role in ROLES:
+            items = self._items(role)
+            outside = [label for label in Counter(items.labels.tolist()) if not 0 <= label < len(classes)]
+            if outside:
+                raise ValueError(
+                    f"data: the {role} part has the label {outside[0]}, but there are {len(classes)} "
+                    f"classes, 0 to {len(classes) - 1}"
+                )
+            if not len(items.labels):
+                raise ValueError(f"data: the {role} part has no items; a larger data set or share is needed")
+            if (
+                isinstance(self.augment, Augment)
+                and self.augment.size is None
+                and not isinstance(items, Stack)
+            ):
+                raise SettingError(
+                    f"augment.size = None: images of {type(self.data).__name__} may differ in size; "
+                    "set the side of the squares that they become, or use TimmAugment(size=...)"
+                )
+        check = getattr(self.data, "check", None)  # data sets of many files look at each
+        if check is not None:
+            check()
+        weights_file(self.start)
+        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+            self.model.check_pretrained()
+
+    def skeleton(self) -> nn.Module:
+        return self.model.make(len(self.data.classes()), self.data.channels)
+
+    def initial(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.skeleton()
+
+    def build(self, seed: int) -> nn.Module:
+        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                return self.model.make_pretrained(len(self.data.classes()), self.data.channels)
+        network = self.initial(seed)
+        load_into(network, self.start, self.model.head(network))
+        return network
+
+    def num_items(self, role: Role) -> int:
+        return len(self._items(role).labels)
+
+    def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[ImageBatch]:
+        if not self.mixup and not self.cutmix:
+            return self._plain_batches(role, draws, device)
+        asked, given = tee(draws)
+        pairs = zip(given, self._plain_batches(role, asked, device), strict=True)
+        return mixed(pairs, len(self.data.classes()), mixup=self.mixup, cutmix=self.cutmix)
+
+    def loss(self, model: nn.Module, batch: ImageBatch) -> tuple[Tensor, Mapping[str, Tally]]:
+        scores = model(batch.images)
+        target = batch.labels if batch.blended is None else batch.blended
+        loss = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
+        return loss, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, batch: ImageBatch) -> Mapping[str, Tally]:
+        """Accuracy, cross-entropy without smoothing, and the share with the class among the best five where
+        there are more.
+        """
+        scores = model(batch.images)
+        tallies = {
+            "accuracy": tally(scores.argmax(1) == batch.labels),
+            "loss": tally(F.cross_entropy(scores, batch.labels, reduction="none")),
+        }
+        if scores.shape[1] > 5:
+            tallies["accuracy_top5"] = tally((scores.topk(5).indices == batch.labels[:, None]).any(1))
+        return tallies
+
+    def scaling(self) -> Scaling:
+        """What pixels are scaled by: whoever uses the exported network needs these numbers."""
+        if self.mean is not None and self.std is not None:
+            return Scaling(mean=self.mean, std=self.std)
+        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+            expected = self.model.pretrained_scaling()
+            if expected is not None and len(expected[0]) == self.data.channels:
+                return Scaling(mean=expected[0], std=expected[1])
+        return _measured(self.data, self._side, os.environ.get(ROOT_VARIABLE))
+
+    @property
+    def _side(self) -> int | None:
+        """The side of the squares in memory, None for images as they are."""
+        return self.augment.size if isinstance(self.augment, Augment) else None
+
+    def _items(self, role: Role) -> Items:
+        return _loaded(self.data, role, os.environ.get(ROOT_VARIABLE))
+
+    def _plain_batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[ImageBatch]:
+        scaling = self.scaling()
+        if isinstance(self.augment, TimmAugment):
+            training, plain = (
+                timm_transform(self.augment, scaling, self.data.channels, training=flag)
+                for flag in (True, False)
+            )
+            return from_files(self._items(role), draws, training, plain, device, self.num_workers)
+        return from_memory(
+            _in_memory(self.data, role, self._side, os.environ.get(ROOT_VARIABLE)),
+            draws,
+            self.augment,
+            scaling,
+            device,
+        )
+
+
+# Data are read once a process. The folder that relative paths start from is part of the key.
+
+
+@lru_cache(maxsize=6)
+def _loaded(data: DataSet, role: Role, root: str | None) -> Items:
+    return data.load(role)
+
+
+@lru_cache(maxsize=6)
+def _in_memory(data: DataSet, role: Role, side: int | None, root: str | None) -> Stack:
+    items = _loaded(data, role, root)
+    if side is None:
+        assert isinstance(items, Stack)  # prepare() has seen to it
+        return items
+    return stacked(items, side)
+
+
+@lru_cache(maxsize=6)
+def _measured(data: DataSet, side: int | None, root: str | None) -> Scaling:
+    """Mean and deviation of each channel over the training images, or over some of them where they are not in
+    memory.
+    """
+    items = _loaded(data, "train", root)
+    if isinstance(items, Stack) or side is not None:
+        stack = _in_memory(data, "train", side, root)
+        counts = _counted(stack.images)
+    else:
+        chosen = order(len(items.labels), 0, 0, 0)[:NUM_MEASURED]
+        counts = np.sum([_counted(square(items.image(int(index)), 64)) for index in chosen], axis=0)
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt(shares @ values**2 - mean**2)
+    return Scaling(mean=tuple(mean.tolist()), std=tuple(np.maximum(std, 1 / 255).tolist()))
+
+
+def _counted(images: np.ndarray) -> np.ndarray:
+    """How often each channel has each of the 256 values: (channels, 256)."""
+    pixels = images.reshape(-1, images.shape[-1])
+    return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(pixels.shape[1])])
+
+
+tiny = Classification(
+    model=SmallResNet(widths=(4, 8), blocks=(1, 1), stem_stride=2),
+    data=FashionSample(num_train=40, num_held_out=20),
+    augment=Augment(shift=2, flip=0.5),
+)

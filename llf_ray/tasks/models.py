@@ -1,0 +1,187 @@
+"""Networks as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import nn
+
+from llf_ray.config import SettingError, check_number, nearest
+from llf_ray.nn.resnet import ResNet
+
+__all__ = ["Model", "SmallResNet", "TimmModel"]
+
+
+class Model(Protocol):
+    """Settings that make a network which turns images into class scores."""
+
+    def make(self, num_classes: int, channels: int) -> nn.Module:
+        """The network, its weights drawn from torch's ambient generator."""
+        ...
+
+    def head(self, network: nn.Module) -> tuple[str, ...]:
+        """Names of the modules that depend on the number of classes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallResNet:
+    """`llf_ray.nn.ResNet`, for small images; layers conv1, bn1, layer1, layer2, ..., fc."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # channels of each stage
+    blocks: tuple[int, ...] = (1, 1, 1, 1)  # of each stage
+    stem_stride: int = 1
+    shortcut: Literal["conv", "pad"] = "conv"
+
+    def __post_init__(self) -> None:
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise SettingError(
+                f"widths = {self.widths!r}, blocks = {self.blocks!r}: one number of each for every stage"
+            )
+        if min(self.widths) < 1 or min(self.blocks) < 1:
+            raise SettingError(f"widths = {self.widths!r}, blocks = {self.blocks!r}: must be 1 or more")
+        check_number("stem_stride", self.stem_stride, low=1)
+
+    def make(self, num_classes: int, channels: int) -> nn.Module:
+        return ResNet(
+            num_classes=num_classes,
+            in_chans=channels,
+            widths=self.widths,
+            blocks=self.blocks,
+            stem_stride=self.stem_stride,
+            shortcut=self.shortcut,
+        )
+
+    def head(self, network: nn.Module) -> tuple[str, ...]:
+        return ("fc",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmModel:
+    """Any network of timm, by its name there; ``options`` are its further arguments, such as ``{"img_size":
+    64}``.
+    """
+
+    name: str
+    drop: float = 0.0  # dropout before the classifier
+    drop_path: float = 0.0  # stochastic depth
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_number("drop", self.drop, low=0.0, high=1.0)
+        check_number("drop_path", self.drop_path, low=0.0, high=1.0)
+        check_name(self.name)
+        ours = {
+            "num_classes",
+            "in_chans",
+            "pretrained",
+            "drop_rate",
+            "drop_path_rate",
+            "checkpoint_path",
+        } & set(self.options)
+        if ours:
+            raise SettingError(
+                f"options = {dict(self.options)!r}: {', '.join(sorted(ours))} comes from the data or from "
+                "settings of its own"
+            )
+
+    def make(self, num_classes: int, channels: int) -> nn.Module:
+        return self._create(num_classes, channels, pretrained=False)
+
+    def make_pretrained(self, num_classes: int, channels: int) -> nn.Module:
+        """The network with timm's pretrained weights, downloaded or from the cache; a classifier of other
+        size is drawn anew.
+
+        Raises:
+            SettingError: there are none for this name, or they cannot be had from here.
+        """
+        self.check_pretrained()
+        try:
+            return self._create(num_classes, channels, pretrained=True)
+        except SettingError:
+            raise
+        except Exception as error:  # the download's libraries raise errors of many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise SettingError(
+                f"start: timm's weights for {self.name!r} could not be loaded ({reason}); offline, give a "
+                "file by FromFile(path=...)"
+            ) from None
+
+    def check_pretrained(self) -> None:
+        """Raise where timm has no pretrained weights for this name."""
+        import timm
+
+        if not _elsewhere(self.name) and not timm.is_model_pretrained(self.name):
+            near = nearest(self.name, timm.list_models(pretrained=True))
+            raise SettingError(
+                f"start: timm has no pretrained weights for {self.name!r}"
+                + (f"; nearest with: {near!r}" if near else "")
+            )
+
+    def pretrained_scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of the pixels that the pretrained weights expect."""
+        import timm
+
+        found = timm.get_pretrained_cfg(self.name)
+        return None if found is None else (tuple(found.mean), tuple(found.std))
+
+    def head(self, network: nn.Module) -> tuple[str, ...]:
+        named = getattr(network, "default_cfg", {}).get("classifier") or ()
+        return (named,) if isinstance(named, str) else tuple(named)
+
+    def _create(self, num_classes: int, channels: int, *, pretrained: bool) -> nn.Module:
+        import timm
+
+        # Not every family of timm takes every argument: those that stay at zero are left out.
+        drops: dict[str, Any] = {
+            name: rate
+            for name, rate in (("drop_rate", self.drop), ("drop_path_rate", self.drop_path))
+            if rate > 0
+        }
+        try:
+            network: nn.Module = timm.create_model(
+                self.name,
+                pretrained=pretrained,
+                num_classes=num_classes,
+                in_chans=channels,
+                **drops,
+                **self.options,
+            )
+        except (TypeError, AssertionError) as error:
+            raise SettingError(
+                f"model: timm's {self.name!r} does not take { ({**drops, **self.options})!r}: {error}"
+            ) from None
+        return network
+
+
+def check_name(name: str) -> None:
+    """Raise, with the nearest, where timm has no model of this name; names that lead to a hub or a folder are
+    timm's to judge.
+    """
+    import timm  # here: it takes seconds, and a run of a small ResNet needs none of it
+
+    if _elsewhere(name):
+        return
+    models = timm.list_models()
+    base, dot, tag = name.partition(".")
+    if base not in models:
+        near = nearest(base, models)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise SettingError(
+            f"name = {name!r}: timm has no model of this name{hint} ({len(models)} in all: "
+            "timm.list_models())"
+        )
+    tagged = [other for other in timm.list_models(pretrained=True) if other.startswith(f"{base}.")]
+    if dot and name not in tagged:
+        near = nearest(name, tagged)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise SettingError(
+            f"name = {name!r}: timm has no weights {tag!r} for {base}{hint} (there are: "
+            f"{', '.join(tagged) or 'none'})"
+        )
+
+
+def _elsewhere(name: str) -> bool:
+    return name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))

@@ -1,0 +1,163 @@
+"""Where weights start: drawn anew, timm's pretrained, a file, or another run's."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from llf_ray.config import nearest
+from llf_ray.data.base import PATH, found, located
+
+__all__ = ["Fresh", "FromFile", "FromRun", "Pretrained", "Start", "load_into", "starting_weights"]
+
+Head: TypeAlias = Literal["same", "fresh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fresh:
+    """Drawn anew by the network's own initialisation, from the run's seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """timm's pretrained weights for the model's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromFile:
+    """A safetensors file, or what ``torch.save`` wrote and ``weights_only`` can read.
+
+    ``rename`` replaces beginnings of names: ``{"linear.": "fc."}``. With ``head="fresh"`` a classifier of
+    another size is drawn anew.
+    """
+
+    path: str = field(metadata=PATH)
+    head: Head = "same"
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromRun:
+    """The final weights of another run of this project, by its folder."""
+
+    run: str = field(metadata=PATH)
+    head: Head = "same"
+
+
+Start: TypeAlias = Fresh | Pretrained | FromFile | FromRun
+
+
+def weights_file(start: Start) -> Path | None:
+    """The file that a start reads; None where it reads none. FileNotFoundError where it is not there."""
+    if isinstance(start, FromFile):
+        return found(located(start.path), "a file of weights (.safetensors, .pt, .pth)")
+    if isinstance(start, FromRun):
+        return found(
+            located(start.run) / "final" / "model.safetensors", "the final weights of a finished run"
+        )
+    return None
+
+
+def starting_weights(start: Start) -> dict[str, Tensor] | None:
+    """Weights and buffers by name, as a start's file has them; None for a start without a file."""
+    path = weights_file(start)
+    if path is None:
+        return None
+    values = _read(path)
+    rename = start.rename if isinstance(start, FromFile) else {}
+    return {_renamed(name, rename): value for name, value in values.items()}
+
+
+def load_into(network: nn.Module, start: Start, head: tuple[str, ...]) -> None:
+    """Put a start's weights into a network; ``head`` names the modules that may keep their own under
+    ``head="fresh"``.
+
+    Raises:
+        ValueError: in one line, which tensors are missing, not in the model, or of another shape.
+    """
+    values = starting_weights(start)
+    if values is None:
+        return
+    own = network.state_dict()
+    if isinstance(start, FromFile | FromRun) and start.head == "fresh":
+        in_head = {name for name in own if any(name.startswith(f"{module}.") for module in head)}
+        values = {
+            name: value
+            for name, value in values.items()
+            if name not in in_head or value.shape == own[name].shape
+        }
+        values = {**{name: own[name] for name in in_head}, **values}
+    # counters of batches that older files lack: nothing reads them as long as statistics are running means
+    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    values = {**counters, **values}
+    problems = _problems(own, values)
+    if problems:
+        raise ValueError(f"{weights_file(start)} does not fit the model: {'; '.join(problems)}")
+    network.load_state_dict(values)
+
+
+def _problems(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> list[str]:
+    missing = [name for name in own if name not in values]
+    extra = [name for name in values if name not in own]
+    shapes = [
+        f"{name} is {tuple(values[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in values and values[name].shape != own[name].shape
+    ]
+    problems = []
+    if missing:
+        near = nearest(missing[0], extra)
+        problems.append(
+            f"missing {_some(missing)}" + (f" (the file has {near!r}: see rename)" if near else "")
+        )
+    if extra:
+        problems.append(f"not in the model: {_some(extra)}")
+    if shapes:
+        problems.append(f"other shapes: {_some(shapes)} (a classifier of another size: head=fresh)")
+    return problems
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    for old, new in rename.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if (
+        not isinstance(loaded, Mapping)
+        or not loaded
+        or not all(isinstance(value, Tensor) for value in loaded.values())
+    ):
+        raise ValueError(
+            f"{path} holds no weights by name: expected a mapping of names to tensors, or one under "
+            "'state_dict'"
+        )
+    if all(name.startswith("module.") for name in loaded):  # written by a parallel wrapper
+        return {name.removeprefix("module."): value for name, value in loaded.items()}
+    return dict(loaded)

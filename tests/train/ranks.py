@@ -1,0 +1,209 @@
+"""Every check that needs several ranks, in one launch: the parent imports once, then forks 1, 2 and 4 ranks in turn.
+
+Run as ``python -m tests.train.ranks FOLDER``; results lie in FOLDER, the tests of this folder judge them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from llf_ray.engine.base import EngineSettings, Optim
+from llf_ray.engine.team import Team
+from llf_ray.engine.zero import ZeroEngine
+from llf_ray.forget.groups import Select
+from llf_ray.forget.masks import Magnitude
+from llf_ray.forget.operations import Forget, Rescale, tiny
+from llf_ray.journal import Tracking
+from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.seal import Seal
+from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
+from llf_ray.train.adviser import STOP_REQUEST, Adviser, total_digest
+from llf_ray.train.boundary import apply_edit, view_of
+from llf_ray.train.folder import create, open_run
+from llf_ray.train.loop import train
+from llf_ray.train.state import Run
+from llf_ray.train.worker import Outcome
+from tests.toy import Toy
+
+STAGES = (0, 1, 2, 3)
+SEAL = Seal(generations=3, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_epochs=1, threshold="body")
+LATER = LaterLayer(generations=3, epochs=2, warmup_epochs=1, threshold="body")
+BASE = RunConfig(
+    name="toy",
+    task=Toy(),
+    recipe=SEAL,
+    optim=Optim(name="sgd", lr=0.05, momentum=0.9, weight_decay=5e-3),
+    engine=EngineSettings(batch=12),
+    resources=Resources(workers=2),
+    tracking=Tracking(log_every=1),
+)
+METHODS = {
+    "seal-sgd": BASE,
+    "later_layer-adamw": replace(BASE, recipe=LATER, optim=Optim(name="adamw", lr=0.01, weight_decay=0.1)),
+}
+OPERATIONS = (
+    *(operation for operation in tiny if not operation.makes),
+    Forget(keep=Magnitude(keep=0.3, scope="global"), fill="uniform"),
+    Forget(select=Select(kinds=("statistic",)), fill="initial"),
+    Rescale(store="start", select=Select(kinds=("weight",))),
+)
+
+
+def main(folder: Path) -> None:
+    """Fork each world in turn; a rank that fails leaves its traceback in FOLDER/error-WORLD-RANK.txt."""
+    torch.set_num_threads(1)
+    for world, work in ((1, digests), (4, digests), (2, everything)):
+        processes = [
+            mp.get_context("fork").Process(target=rank_main, args=(folder, world, rank, work)) for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    last = mp.get_context("fork").Process(target=rank_main, args=(folder, 1, 0, resume_alone))
+    last.start()
+    last.join()
+
+
+def rank_main(folder: Path, world: int, rank: int, work: Any) -> None:
+    """One rank of one world."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+    try:
+        store = dist.FileStore(str(folder / f"store-{world}-{work.__name__}"), world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+        work(folder, Team(rank, world, torch.device("cpu")))
+        dist.destroy_process_group()
+    except BaseException:
+        (folder / f"error-{world}-{rank}.txt").write_text(traceback.format_exc())
+        os._exit(1)  # the other ranks wait in a collective: do not wait for them
+
+
+def everything(folder: Path, team: Team) -> None:
+    """All that two ranks check."""
+    digests(folder, team)
+    references(folder, team)
+    resumes(folder, team)
+
+
+def engine_of(config: RunConfig, team: Team) -> ZeroEngine:
+    """A fresh engine for a configuration."""
+    prepared = prepare(config)
+    return ZeroEngine(config.task.build(config.seed), prepared.groups, config.optim, config.engine, team)
+
+
+def digests(folder: Path, team: Team) -> None:
+    """From equal weights, the model's digest after each operation, at every stage."""
+    found: dict[str, list[str]] = {}
+    for stage in STAGES:
+        config = replace(BASE, engine=replace(BASE.engine, stage=stage), resources=Resources(workers=team.size))
+        prepared = prepare(config)
+        engine = engine_of(config, team)
+        start = {name: engine.read(name) * 1.5 for name in engine.names}
+        for name in engine.buffers:
+            engine.write(name, engine.read(name) + 1)  # so that resetting statistics changes something
+        found[str(stage)] = []
+        for place, operation in enumerate(OPERATIONS):
+            for generation in (1, 2):
+                view = view_of(engine, config, prepared.slots, {"start": start}, f"p/entry/{place}", generation)
+                apply_edit(engine, operation(view), prepared.slots, averaged=False)
+            every = team.gather(engine.digest())
+            assert len({digest.copy for digest in every}) == 1, f"{operation.label}: replicas differ at stage {stage}"
+            found[str(stage)].append(f"{total_digest(every):016x}")
+        engine.close()
+    if team.rank == 0:
+        (folder / f"digests-{team.size}.json").write_text(json.dumps(found))
+
+
+def carry(run: Run, team: Team) -> Outcome:
+    """Train one run from where its folder says it stands, on fresh weights and a fresh engine."""
+    engine = ZeroEngine(run.config.task.build(run.config.seed), run.groups, run.config.optim, run.config.engine, team)
+    outcome = train(run, engine, Adviser(run.folder, run.plan) if team.rank == 0 else None, team)  # type: ignore[arg-type]
+    engine.close()
+    team.barrier()
+    if team.rank == 0:
+        (run.folder / "outcome.txt").write_text(outcome.state + " " + outcome.digest)
+    return outcome
+
+
+def started(config: RunConfig, folder: Path, team: Team) -> Run:
+    """Rank 0 makes the run's folder; all ranks get the run."""
+    return team.share(create(prepare(config), folder) if team.rank == 0 else None)
+
+
+def references(folder: Path, team: Team) -> None:
+    """Two methods at every stage, to be compared with plain torch."""
+    for name, config in METHODS.items():
+        for stage in STAGES:
+            settings = replace(config, engine=replace(config.engine, stage=stage))
+            carry(started(settings, folder / f"{name}-z{stage}", team), team)
+
+
+def stopping_at(step: int) -> type[Adviser]:
+    """An adviser that asks for a stop as soon as the journal has seen ``step``."""
+
+    class Stopping(Adviser):
+        def record(self, records: Any) -> None:
+            super().record(records)
+            if any(r["kind"] in ("metrics", "operation") and r["step"] >= step for r in records):
+                (self.folder / STOP_REQUEST).touch()
+
+    return Stopping
+
+
+def interrupted(config: RunConfig, folder: Path, team: Team, step: int) -> Outcome:
+    """Train until a stop is seen after ``step``."""
+    run = started(config, folder, team)
+    engine = ZeroEngine(config.task.build(config.seed), run.groups, config.optim, config.engine, team)
+    outcome = train(run, engine, stopping_at(step)(run.folder, run.plan) if team.rank == 0 else None, team)  # type: ignore[arg-type]
+    engine.close()
+    team.barrier()
+    return outcome
+
+
+def reopened(folder: Path, assignments: dict[str, Any], team: Team) -> Run:
+    """Rank 0 opens the folder (and takes the stop request away); all ranks get the run."""
+    return team.share(open_run(folder, assignments) if team.rank == 0 else None)
+
+
+def resumes(folder: Path, team: Team) -> None:
+    """Stopped inside an ascent, and between operations and their first step; resumed alike, and at another stage."""
+    config = replace(
+        BASE, recipe=replace(SEAL, forget_later=True), task=Toy(dropout=True), checkpoints=Checkpoints(keep=9)
+    )
+    for stage in (0, 2, 3):
+        settings = replace(config, engine=replace(config.engine, stage=stage))
+        carry(started(settings, folder / f"whole-z{stage}", team), team)
+        for name, step in (("ascent", 14), ("boundary", 12)):
+            path = folder / f"{name}-z{stage}"
+            outcome = interrupted(settings, path, team, step)
+            assert outcome.state == "stopped", outcome
+            if team.rank == 0:
+                (path / "stopped.json").write_text(
+                    json.dumps(
+                        {"step": outcome.step, "crossed": sorted(p.name for p in (path / "checkpoints").glob("step-*"))}
+                    )
+                )
+            carry(reopened(path, {}, team), team)
+    path = folder / "other-stage"
+    interrupted(replace(config, engine=replace(config.engine, stage=1)), path, team, 14)
+    carry(reopened(path, {"engine.stage": 3}, team), team)
+    interrupted(replace(config, engine=replace(config.engine, stage=3)), folder / "other-workers", team, 14)
+
+
+def resume_alone(folder: Path, team: Team) -> None:
+    """What two ranks left at stage 3, carried on by one at stage 1."""
+    carry(reopened(folder / "other-workers", {"resources.workers": 1, "engine.stage": 1}, team), team)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

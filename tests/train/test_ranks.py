@@ -1,0 +1,104 @@
+"""Two workers at every ZeRO stage give what one plain process gives.
+
+Operations and resumption do not depend on who carries them out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llf_ray.journal import read
+from tests.train.ranks import METHODS, OPERATIONS, STAGES
+from tests.train.reference import METHODS as REFERENCES
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, tuple[list[float], dict[str, torch.Tensor]]]:
+    """Losses and weights of the plain references."""
+    found = {}
+    for name, method in REFERENCES.items():
+        losses, net = method()
+        found[name] = (losses, dict(net.state_dict()))
+    return found
+
+
+def losses_of(run: Path) -> list[float]:
+    """Training loss of every step, from the journal."""
+    return [record["values"]["train/loss"] for record in read(run / "journal.jsonl") if record["kind"] == "metrics"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_workers_follow_the_plain_reference(ranks: Path, plain, method: str, stage: int) -> None:
+    losses, weights = plain[method]
+    run = ranks / f"{method}-z{stage}"
+    assert losses_of(run) == pytest.approx(losses, rel=2e-4)
+    final = load_file(run / "final" / "model.safetensors")
+    assert final.keys() == weights.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(
+            final[name].to(value.dtype), value, rtol=2e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_the_reference_would_notice_a_missing_ascent(plain) -> None:
+    """The tolerance above is far below what the ascent changes."""
+    losses, _ = plain["seal-sgd"]
+    later, _ = plain["later_layer-adamw"]
+    assert abs(losses[20] - later[20]) > 0.01
+    assert len(losses) == 36
+    assert len(later) == 24
+
+
+@pytest.mark.parametrize("place", range(len(OPERATIONS)), ids=[operation.label for operation in OPERATIONS])
+def test_an_operation_gives_one_digest_on_any_number_of_workers_and_at_any_stage(ranks: Path, place: int) -> None:
+    found = {
+        (world, stage): json.loads((ranks / f"digests-{world}.json").read_text())[str(stage)][place]
+        for world in (1, 2, 4)
+        for stage in STAGES
+    }
+    assert len(set(found.values())) == 1, found
+
+
+def test_different_operations_give_different_digests(ranks: Path) -> None:
+    found = json.loads((ranks / "digests-1.json").read_text())["0"]
+    assert len(set(found)) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("stage", (0, 2, 3))
+@pytest.mark.parametrize("where", ("ascent", "boundary"))
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(ranks: Path, where: str, stage: int) -> None:
+    stopped = json.loads((ranks / f"{where}-z{stage}" / "stopped.json").read_text())
+    assert (
+        stopped["step"] == {"ascent": 15, "boundary": 12}[where]
+    )  # inside [12, 16), or after its redraw and before its first step
+    assert ("step-00000012-crossed" in stopped["crossed"]) == (where == "boundary")
+    assert exactly(ranks / f"{where}-z{stage}", ranks / f"whole-z{stage}")
+    assert losses_of(ranks / f"{where}-z{stage}") == losses_of(ranks / f"whole-z{stage}")
+
+
+def exactly(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same bits."""
+    left, right = (load_file(run / "final" / "model.safetensors") for run in (one, other))
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("name", ("other-stage", "other-workers"))
+def test_a_run_goes_on_at_another_stage_and_with_another_number_of_workers(ranks: Path, name: str) -> None:
+    assert (ranks / name / "outcome.txt").read_text().startswith("finished")
+    steps = [record["step"] for record in read(ranks / name / "journal.jsonl") if record["kind"] == "metrics"]
+    assert steps == list(range(1, 37)), "every step once"
+    if name == "other-stage":  # one worker draws another dropout, so only the first run's curve can be followed
+        assert losses_of(ranks / name) == pytest.approx(losses_of(ranks / "whole-z0"), rel=1e-3)
+
+
+def test_replicas_agree_to_the_end(ranks: Path) -> None:
+    """A difference would have ended the run as failed."""
+    for run in ranks.glob("whole-z*"):
+        assert (run / "outcome.txt").read_text().split()[0] == "finished"
+        assert [r for r in read(run / "journal.jsonl") if r["kind"] == "operation"][0]["digest"]
