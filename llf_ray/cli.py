@@ -1,1 +1,511 @@
-def main_job(f): pass
+"""The command line: read settings, check them, hand them on. A user's mistake is one line on stderr and exit code 2.
+
+Heavy packages are imported by the commands that need them, so that `llf-ray --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from llf_ray import __version__
+from llf_ray.config import SettingError, nearest, override, parse_assignments
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from llf_ray.run import Comparison, Prepared, RunConfig
+    from llf_ray.train.worker import Outcome
+
+__all__ = ["main", "main_job"]
+
+LOG = "driver.log"
+PIPE_WIDTH = 160  # characters of a line where nobody's terminal says how many: tables stay whole in files
+
+
+class Commands(click.Group):
+    """Turns a user's mistakes into one line. In the order of `--help`: as they are written below."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingError as error:
+            _leave(str(error), 2)
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+        except BrokenPipeError:  # `llf-ray show ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    click.echo(f"llf-ray: {' '.join(message.split())}", err=True)
+    raise SystemExit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Iterative training on Ray: forget, relearn, anneal, prune and rewind over generations.
+
+    JOB is a Python file that holds `config = RunConfig(...)` or `comparison = Comparison(...)`; SETTINGS are key=value, under dotted keys such
+    as optim.lr=0.05. RUN is a run's name in the folder of runs, or the path of its folder.
+    """
+
+
+def main_job(file: str) -> NoReturn:
+    """For the last lines of a job file: what `llf-ray run` (or `compare`) does with it, with the same arguments behind it."""
+    path = Path(file).resolve()
+    try:
+        command = "compare" if hasattr(_module(path), "comparison") else "run"
+    except SettingError as error:
+        _leave(str(error), 2)
+    main(args=[command, str(path), *sys.argv[1:]], prog_name=f"python {Path(file).name}")
+    raise SystemExit(0)
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+job_argument = click.argument("job", type=click.Path(path_type=Path))
+settings_argument = click.argument("settings", nargs=-1)
+run_argument = click.argument("run")
+runs_option = click.option(
+    "--folder", default="runs", show_default=True, type=click.Path(path_type=Path), help="Folder in which the runs are."
+)
+again_option = click.option("--again", is_flag=True, help="Where the name is in use, make a numbered copy.")
+plain_option = click.option("--plain", is_flag=True, help="Plain lines, also on a terminal.")
+verbose_option = click.option("--verbose", is_flag=True, help="Show on the screen what goes to the log file.")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+def _module(job: Path) -> Any:
+    from llf_ray.train.folder import load_module
+
+    return load_module(job)
+
+
+def _job(job: Path) -> RunConfig | Comparison:
+    """What a job file holds.
+
+    Raises:
+        SettingError: the file is missing, fails, or holds neither or both.
+    """
+    from llf_ray.run import Comparison, RunConfig
+
+    module = _module(job)
+    found = {name: getattr(module, name) for name in ("config", "comparison") if hasattr(module, name)}
+    if len(found) != 1:
+        held = "both config and comparison" if found else "neither"
+        raise SettingError(f"{job}: a job holds `config = RunConfig(...)` or `comparison = Comparison(...)`; this file has {held}")
+    ((name, value),) = found.items()
+    kind = RunConfig if name == "config" else Comparison
+    if not isinstance(value, kind):
+        raise SettingError(f"{job}: {name} is a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def _run_job(job: Path, settings: Sequence[str]) -> RunConfig:
+    from llf_ray.data.base import anchored
+    from llf_ray.run import RunConfig
+    from llf_ray.train.folder import with_folder
+
+    value = _job(job)
+    if not isinstance(value, RunConfig):
+        raise SettingError(f"{job} holds a comparison, not a run: use `llf-ray compare {job}`")
+    config = override(value, parse_assignments(settings))
+    # workers stand in folders of their own: every path is made whole here
+    return with_folder(replace(config, task=anchored(config.task)), Path(config.folder))
+
+
+def _comparison_job(job: Path, settings: Sequence[str], seeds: int | None, arms: str | None) -> Comparison:
+    from llf_ray.run import Comparison
+    from llf_ray.studies.compare import adjust
+
+    value = _job(job)
+    if not isinstance(value, Comparison):
+        raise SettingError(f"{job} holds one run, not a comparison: use `llf-ray run {job}`")
+    if seeds is not None and seeds < 1:
+        raise SettingError(f"--seeds {seeds}: must be 1 or more")
+    names = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
+    return adjust(value, parse_assignments(settings), num_seeds=seeds, arms=names)
+
+
+def _prepare(config: RunConfig) -> Prepared:
+    """`llf_ray.run.prepare`; missing or broken data are the user's mistakes too.
+
+    Raises:
+        SettingError: the first thing that cannot work.
+    """
+    from llf_ray.run import prepare
+
+    try:
+        return prepare(config)
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, SettingError) else SettingError(str(error)) from error
+
+
+def _find(run: str, folder: Path) -> Path:
+    """A run's folder from its path or name.
+
+    Raises:
+        SettingError: there is none; with the nearest name.
+    """
+    from llf_ray.journal import run_folders
+
+    for path in (folder / run, Path(run)):
+        if (path / "run.json").exists():
+            return path
+    known = {str(path.relative_to(folder)): path for path in run_folders(folder)} if folder.is_dir() else {}
+    same = [path for path in known.values() if path.name == run]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise SettingError(f"run {run!r} may be {' or '.join(str(path.relative_to(folder)) for path in same)}: name it whole")
+    near = nearest(run, known)
+    hint = f"; did you mean {near!r}?" if near else ""
+    listed = f" (`llf-ray runs --folder {folder}` lists the {len(known)} there are)" if known else f": {folder} holds no run"
+    raise SettingError(f"run {run!r} does not exist in {folder}{hint}{listed}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- show
+
+
+@main.command()
+@job_argument
+@settings_argument
+@click.option("--all", "everything", is_flag=True, help="Every generation and every name, nothing shortened.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Where to draw the timeline [default: NAME-plan.png].")
+@click.option("--time", "timed", is_flag=True, help="Run 20 steps here and price the plan: hours, memory per worker.")
+@click.option("--apply", "weights", type=click.Path(path_type=Path), help="Try the plan's operations on a checkpoint, run folder or file of weights.")
+@click.option("--operation", type=int, help="With --apply: only the operation of this number.")
+def show(
+    job: Path, settings: tuple[str, ...], everything: bool, figure: Path | None, timed: bool, weights: Path | None, operation: int | None
+) -> None:
+    """Print what a job will do and draw it; nothing is started."""
+    from llf_ray.run import Comparison
+    from llf_ray.studies import show as views
+
+    if operation is not None and weights is None:
+        raise SettingError(f"--operation {operation} goes with --apply CHECKPOINT")
+    value = _job(job)
+    if isinstance(value, Comparison):
+        from llf_ray.studies.compare import prepare_arms
+
+        comparison = _comparison_job(job, settings, None, None)
+        plans = prepare_arms(comparison, _prepare)
+        trainings, name = len(comparison.seeds), comparison.name
+        view = views.show_comparison(comparison, plans, everything=everything)
+    else:
+        config = _run_job(job, settings)
+        plans, trainings, name = {config.name: _prepare(config)}, 1, config.name
+        view = views.show(plans[config.name], everything=everything)
+    console = _console()
+    console.print(view)
+    if timed:
+        _price(console, plans, trainings)
+    if weights is not None:
+        _try(console, plans, weights, operation)
+    console.print(f"\ntimeline: {views.draw(plans, figure or Path(f'{name}-plan.png'))}", soft_wrap=True)
+
+
+def _price(console: Console, plans: Mapping[str, Prepared], trainings: int) -> None:
+    """Of a comparison the first arm is measured: steps of one model and batch cost the same in every arm."""
+    from llf_ray.studies.price import price, report
+
+    prepared = next(iter(plans.values()))
+    console.print(report(prepared, price(prepared), trainings=len(plans) * trainings))
+
+
+def _try(console: Console, plans: Mapping[str, Prepared], weights: Path, operation: int | None) -> None:
+    from llf_ray.studies import trial
+
+    for name, prepared in plans.items():
+        saved = trial.open_weights(weights, prepared.slots)
+        if len(plans) > 1:
+            if not trial.deeds(prepared):
+                continue
+            console.print(f"\n== {name} ==", style="bold")
+        console.print(trial.report(saved, trial.try_operations(prepared, saved, operation)))
+
+
+# ----------------------------------------------------------------------------------------------------- run and resume
+
+
+class Heard:
+    """The signal that stopped a driver, for its exit code."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self, number: int) -> None:
+        self.number = number
+
+
+def _end(outcomes: Sequence[Outcome], heard: Heard, lines: Sequence[str], log_file: Path) -> NoReturn:
+    """Say how it ended; the last line names the log file. Exit code 0, 1 after a failure, 128 + signal after a stop."""
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for line in lines:
+        click.echo(line)
+    click.echo(f"log: {log_file}")
+    if failed:
+        raise SystemExit(1)
+    stopped = any(outcome.state != "finished" for outcome in outcomes)
+    raise SystemExit(128 + (heard.number or signal.SIGINT) if stopped else 0)
+
+
+def _quiet(plain: bool) -> None:
+    if plain:
+        os.environ["TERM"] = "dumb"  # what rich and every other library understand
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
+@main.command()
+@job_argument
+@settings_argument
+@click.option("--from", "branch", metavar="RUN@GENERATION", help="Start from another run's weights at the end of a generation (0 is the first).")
+@again_option
+@plain_option
+@verbose_option
+@runs_option
+def run(
+    job: Path, settings: tuple[str, ...], branch: str | None, again: bool, plain: bool, verbose: bool, folder: Path
+) -> None:
+    """Carry out a job. --folder is where --from looks; where runs go is the setting `folder`."""
+    from llf_ray.studies.compare import free_folder
+    from llf_ray.train.folder import create
+
+    config = _run_job(job, settings)
+    place = free_folder(Path(config.folder) / config.name, again=again)
+    prepared = _prepare(replace(config, name=place.name))
+    start = _branch(branch, folder, prepared) if branch else None
+    made = create(prepared, place, job_file=job.resolve(), branch=start)
+    _carry_on(made, plain, verbose)
+
+
+def _branch(text: str, folder: Path, prepared: Prepared) -> tuple[Path, int]:
+    from llf_ray.train.folder import branch_of
+
+    name, at, generation = text.rpartition("@")
+    if not at or not name or not generation.isdigit():
+        raise SettingError(f"--from {text!r}: must be RUN@GENERATION, for example seal-small@2")
+    return branch_of(_find(name, folder), int(generation), prepared.plan)
+
+
+def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
+    from llf_ray.cluster.launch import execute
+
+    _quiet(plain)
+    heard, log_file = Heard(), made.folder / LOG
+    (outcome,) = execute([made], title=made.folder.name, verbose=verbose, log_file=log_file, on_signal=heard)
+    _end([outcome], heard, _outcome_lines(made.folder, outcome), log_file)
+
+
+def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
+    from llf_ray.display import amount, duration
+
+    if outcome.state != "finished":
+        return [f"{outcome.state}: {outcome.message}", f"go on with: llf-ray resume {folder}"]
+    scores = ", ".join(f"{name.replace('/', ' ')} {amount(name, value)}" for name, value in outcome.scores.items())
+    total = sum(outcome.seconds.values())
+    share = f" ({outcome.seconds.get('steps', 0.0) / total:.0%} of {duration(total)} in optimizer steps)" if total else ""
+    return [f"finished after {outcome.step:,} steps{share}", scores, f"weights: {folder / 'final' / 'model.safetensors'}"]
+
+
+@main.command()
+@run_argument
+@settings_argument
+@plain_option
+@verbose_option
+@runs_option
+def resume(run: str, settings: tuple[str, ...], plain: bool, verbose: bool, folder: Path) -> None:
+    """Carry on a run or comparison that stopped.
+
+    It goes on as if nothing had happened.     Settings of where and how may change: resources.workers=4, engine.stage=2.
+    """
+    from llf_ray.journal import summary
+    from llf_ray.studies.compare import is_comparison
+    from llf_ray.train.folder import open_run
+
+    found, assignments = _find(run, folder), parse_assignments(settings)
+    now = summary(found)
+    if now.state in ("starting", "running") and not is_comparison(found):
+        raise SettingError(f"run {run!r} is {now.state}: watch it with `llf-ray watch {run}`")
+    if is_comparison(found):
+        _resume_comparison(found, assignments, plain, verbose)
+    if now.state == "finished":
+        raise SettingError(
+            f"run {run!r} is finished; for more generations branch it: llf-ray run JOB --from {run}@GENERATION name=... recipe.generations=..."
+        )
+    _carry_on(_checked(lambda: open_run(found, assignments)), plain, verbose)
+
+
+def _checked(read: Callable[[], Any]) -> Any:
+    """What reads a run's folder finds missing data as `_prepare` does."""
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, SettingError) else SettingError(str(error)) from error
+
+
+# -------------------------------------------------------------------------------------------------------------- compare
+
+
+@main.command()
+@job_argument
+@settings_argument
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 in place of the job's.")
+@click.option("--arms", metavar="A,B", help="Only these schedules; the first is what the others are compared with.")
+@again_option
+@plain_option
+@verbose_option
+def compare(
+    job: Path, settings: tuple[str, ...], seeds: int | None, arms: str | None, again: bool, plain: bool, verbose: bool
+) -> None:
+    """Train several schedules at one budget and compare them.
+
+    SETTINGS are those of the base; recipe.KEY=value sets a key of every arm, arms.NAME.KEY=value of one.
+    """
+    from llf_ray.studies.compare import begin
+
+    comparison = _comparison_job(job, settings, seeds, arms)
+    place, made = _checked(lambda: begin(comparison, job_file=job.resolve(), again=again))
+    _compare(place, comparison, made, plain, verbose)
+
+
+def _resume_comparison(found: Path, assignments: Mapping[str, str], plain: bool, verbose: bool) -> NoReturn:
+    from llf_ray.studies.compare import reopen
+
+    comparison, made = _checked(lambda: reopen(found, assignments))
+    _compare(found.resolve(), comparison, made, plain, verbose)
+
+
+def _compare(place: Path, comparison: Comparison, made: Sequence[Any], plain: bool, verbose: bool) -> NoReturn:
+    from llf_ray.studies import compare as study
+
+    _quiet(plain)
+    heard = Heard()
+    outcomes = study.carry_out(place, comparison, made, verbose=verbose, on_signal=heard) if made else []
+    lines = [f"{run.folder.name} {o.state}: {o.message}" for run, o in zip(made, outcomes, strict=True) if o.state != "finished"]
+    if lines:
+        lines.append(f"go on with: llf-ray resume {place}")
+    result = study.read_result(place)
+    if any(training.curve for arm in result.arms for training in arm.trainings.values()):
+        _console().print(study.report(result))
+        lines = [*(f"{path.stem}: {path}" for path in study.write(place, result)), *lines]
+    problem = study.publish(place)
+    _end(outcomes, heard, [*lines, *([problem] if problem else [])], place / LOG)
+
+
+# ---------------------------------------------------------------------------------------------------- looking at runs
+
+
+@main.command()
+@runs_option
+def runs(folder: Path) -> None:
+    """List runs with state and position."""
+    from llf_ray.display import runs_table
+    from llf_ray.journal import run_folders
+
+    if not run_folders(folder):
+        click.echo(f"no runs in {folder}")
+        return
+    _console().print(runs_table(folder))
+
+
+@main.command()
+@run_argument
+@click.option("--once", is_flag=True, help="Show where it stands and return.")
+@plain_option
+@runs_option
+def watch(run: str, once: bool, plain: bool, folder: Path) -> None:
+    """Follow a run or comparison until it ends."""
+    from llf_ray.display import watch as follow
+
+    found = _find(run, folder)
+    _quiet(plain)
+    follow(found, once, console=_console())
+
+
+@main.command()
+@run_argument
+@runs_option
+def cut(run: str, folder: Path) -> None:
+    """End the present phase of a running run."""
+    from llf_ray.journal import replace_text, summary
+    from llf_ray.studies.compare import is_comparison
+
+    found = _find(run, folder)
+    if is_comparison(found):
+        raise SettingError(f"{run!r} is a comparison: cut one of its trainings, for example {_some_training(found)}")
+    now = summary(found)
+    if now.state != "running" or now.phase_index is None:
+        raise SettingError(f"run {run!r} is {now.state}: only a running run has a phase to cut")
+    replace_text(found / "cut.request", json.dumps({"phase": now.phase_index, "time": time.time()}))
+    click.echo(f"asked: phase {now.phase!r} of generation {now.generation} ends when the run next asks where it stands, within an epoch")
+
+
+def _some_training(comparison: Path) -> str:
+    """The training that runs now, else the first."""
+    from llf_ray.journal import read_run, summary
+
+    names: list[str] = read_run(comparison)["trainings"]
+    running = [name for name in names if summary(comparison / name).state == "running"]
+    return str(Path(comparison.name) / (running or names)[0])
+
+
+@main.command()
+@run_argument
+@runs_option
+def sync(run: str, folder: Path) -> None:
+    """Send to MLflow what it lacks of a run."""
+    from llf_ray.journal import read_run
+    from llf_ray.studies.compare import is_comparison, publish
+    from llf_ray.tracking import TrackingError
+    from llf_ray.tracking import sync as send
+
+    found = _find(run, folder)
+    inside = [found / name for name in read_run(found)["trainings"]] if is_comparison(found) else [found]
+    try:
+        for one in inside:
+            click.echo(send(one))
+    except TrackingError as error:
+        _leave(str(error), 1)
+    if is_comparison(found) and (problem := publish(found)):
+        _leave(problem, 1)
+
+
+@main.command()
+def version() -> None:
+    """Versions of this package and of what it stands on."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    click.echo(f"llf_ray {__version__}")
+    click.echo(f"python {sys.version.split()[0]}")
+    for name in ("torch", "ray", "deepspeed", "mlflow", "timm"):
+        try:
+            click.echo(f"{name} {installed(name)}")
+        except PackageNotFoundError:
+            click.echo(f"{name} is not installed")
+
+
+if __name__ == "__main__":
+    main()

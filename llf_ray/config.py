@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -60,11 +61,13 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> SettingError:
 def check_number(
     key: str, value: float | None, *, low: float | None = None, high: float | None = None, above: float | None = None
 ) -> None:
-    """Raise unless ``low <= value <= high`` and ``value > above``; None (absent) passes."""
+    """Raise unless a finite ``low <= value <= high`` and ``value > above``; None (absent) passes."""
     if value is None:
         return
-    if isinstance(value, float) and math.isnan(value):
-        raise SettingError(f"{key} = nan: a number is needed")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):  # a job file was not read by `override`
+        raise SettingError(f"{key} = {value!r}: must be a number")
+    if not math.isfinite(value):
+        raise SettingError(f"{key} = {value!r}: a finite number is needed")
     limits = (
         [f">= {low}"] * (low is not None) + [f"> {above}"] * (above is not None) + [f"<= {high}"] * (high is not None)
     )
@@ -98,7 +101,11 @@ def describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(a) for a in args)
     if origin is tuple:
-        return "a list of " + describe(args[0]).removeprefix("a ") + "s" if args else "a list"
+        if not args:
+            return "a tuple"
+        each, many = describe(args[0]), args[-1] is Ellipsis
+        plural = each.removeprefix("a ") + "s" if each.startswith("a ") else f"items, each {each}"
+        return f"a tuple of {plural}" if many else f"a tuple of {len(args)} {plural}"
     if origin is not None and issubclass(origin, Mapping):
         return "a mapping"
     return getattr(hint, "__name__", str(hint))
@@ -110,7 +117,7 @@ _PLAIN_NAMES: dict[Any, str] = {
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` may stand in a field annotated with ``hint`` (dataclass fields inside are checked by `check`)."""
+    """Whether ``value`` may stand in a field annotated with ``hint``; `check` looks into dataclasses."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -184,15 +191,9 @@ def override(config: T, assignments: Mapping[str, Any], prefix: str = "") -> T:
     Raises:
         SettingError: unknown key (with the nearest), wrong type, impossible value.
     """
-    grouped: dict[str, dict[str, Any]] = {}
-    for key, value in assignments.items():
-        head, _, rest = key.partition(".")
-        grouped.setdefault(head, {})[rest] = value
-    if isinstance(config, Mapping):
-        return typing.cast(T, _override_mapping(config, grouped, prefix))
-    types_of = hints(type(config))  # type: ignore[arg-type]
+    types_of = hints(type(config))
     changes: dict[str, Any] = {}
-    for head, below in grouped.items():
+    for head, below in _by_head(assignments).items():
         if head not in types_of:
             raise _unknown_key(config, prefix, head, below)
         changes[head] = _replaced(getattr(config, head), types_of[head], below, f"{prefix}{head}")
@@ -232,7 +233,9 @@ def _replaced(value: Any, hint: Any, below: Mapping[str, Any], key: str) -> Any:
             inside = ", ".join(f"{key}.{name}" for name in hints(type(value)))
             raise SettingError(f"{key} is a group of settings ({type(value).__name__}): set one of {inside}")
         return convert(below[""], hint, key)
-    if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
+    if isinstance(value, Mapping):
+        return _override_mapping(value, hint, below, f"{key}.")
+    if dataclasses.is_dataclass(value):
         return override(value, below, f"{key}.")
     if isinstance(value, tuple):
         items = list(value)
@@ -253,14 +256,14 @@ def _by_head(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return grouped
 
 
-def _override_mapping(
-    config: Mapping[str, Any], grouped: Mapping[str, Mapping[str, Any]], prefix: str
-) -> dict[str, Any]:
-    result = dict(config)
-    for head, below in grouped.items():
-        if head not in result:
+def _override_mapping(value: Mapping[str, Any], hint: Any, below: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    result = dict(value)
+    _, inner = typing.get_args(hint) or (str, Any)
+    for head, rest in _by_head(below).items():
+        # a mapping of plain values is open (custom resources); one of settings (the arms of a comparison) is not
+        if head not in result and inner not in _PLAIN_NAMES:
             raise unknown("setting", f"{prefix}{head}", [f"{prefix}{name}" for name in result])
-        result[head] = _replaced(result[head], type(result[head]), below, f"{prefix}{head}")
+        result[head] = _replaced(result.get(head), inner, rest, f"{prefix}{head}")
     return result
 
 
@@ -275,9 +278,16 @@ def convert(value: Any, hint: Any, key: str) -> Any:
             return reader(value)
         except (ValueError, KeyError):
             continue
-    allowed = [str(a) for a in typing.get_args(hint)] if typing.get_origin(hint) is Literal else []
-    near = nearest(value, allowed)
+    near = nearest(value, _choices(hint))
     raise SettingError(f"{key} = {value!r}: must be {describe(hint)}" + (f"; did you mean {near!r}?" if near else ""))
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words of a Literal, also inside a union."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return [str(a) for a in args]
+    return [word for a in args for word in _choices(a)] if origin in (typing.Union, types.UnionType) else []
 
 
 def _readers(hint: Any) -> list[Callable[[str], Any]]:
@@ -285,7 +295,7 @@ def _readers(hint: Any) -> list[Callable[[str], Any]]:
     if hint is Any:
         return [lambda text: text]
     if hint is type(None):
-        return [{"none": None, "null": None}.__getitem__]
+        return [lambda text: {"none": None, "null": None}[text.lower()]]
     if hint is bool:
         return [lambda text: {"true": True, "false": False, "yes": True, "no": False}[text.lower()]]
     if hint in (int, float, str):
@@ -296,13 +306,17 @@ def _readers(hint: Any) -> list[Callable[[str], Any]]:
         # text last: otherwise "none" and numbers would be read as text
         return [r for a in sorted(args, key=lambda a: (a is str, a is not type(None))) for r in _readers(a)]
     if origin is tuple:
-        inner = args[0] if args else Any
-        return [
-            lambda text: tuple(
-                convert(part.strip(), inner, "item") for part in text.strip("()[]").split(",") if part.strip()
-            )
-        ]
+        return [lambda text: _read_tuple(text, args)]
     return []
+
+
+def _read_tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``"0.9, 0.999"`` or ``"(0.9, 0.999)"`` by the types of a tuple's items."""
+    parts = [part.strip().strip("'\"") for part in text.strip("()[] ").split(",") if part.strip()]
+    inner = [args[0] if args else Any] * len(parts) if not args or args[-1] is Ellipsis else list(args)
+    if len(parts) != len(inner):
+        raise ValueError(f"{len(inner)} items are needed")
+    return tuple(convert(part, hint, "item") for part, hint in zip(parts, inner, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------- plain and back
@@ -330,6 +344,8 @@ def to_plain(value: Any) -> Any:
     """A settings tree as JSON-ready values; dataclasses carry their type as ``module:name``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if "type" in fields:
+            raise SettingError(f"{type(value).__name__}: no setting may be called 'type', where its class is kept")
         return {"type": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
     if isinstance(value, Mapping):
         return {"mapping": {str(k): to_plain(v) for k, v in value.items()}}
@@ -338,25 +354,36 @@ def to_plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise SettingError(
-        f"{value!r} ({type(value).__name__}) cannot be a setting: use numbers, texts, tuples, mappings, frozen dataclasses"
+        f"{value!r} ({type(value).__name__}) cannot be a setting: "
+        "use numbers, texts, tuples, mappings, frozen dataclasses"
     )
 
 
 def from_plain(plain: Any) -> Any:
-    """The inverse of `to_plain`. Only dataclasses are built; nothing else is called."""
+    """The inverse of `to_plain`. Only dataclasses are built; nothing else is called.
+
+    Raises:
+        SettingError: a class that is not there any more, or has other settings now.
+    """
     if isinstance(plain, list):
         return tuple(from_plain(v) for v in plain)
     if not isinstance(plain, dict):
         return plain
-    if "mapping" in plain:
+    if "type" not in plain:
         return {k: from_plain(v) for k, v in plain["mapping"].items()}
     module, _, name = plain["type"].partition(":")
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise SettingError(f"{plain['type']} cannot be found: {error}") from None
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise SettingError(f"{plain['type']} is no settings class")
-    return found(**{k: from_plain(v) for k, v in plain.items() if k != "type"})
+    values = {k: from_plain(v) for k, v in plain.items() if k != "type"}
+    if gone := sorted(set(values) - {f.name for f in dataclasses.fields(found) if f.init}):
+        raise unknown(f"setting of {name}", gone[0], [f.name for f in dataclasses.fields(found)])
+    return found(**values)
 
 
 def fingerprint(config: Any, *, without: Iterable[str] = ()) -> str:
@@ -365,7 +392,7 @@ def fingerprint(config: Any, *, without: Iterable[str] = ()) -> str:
     ``without`` names top-level fields that do not belong to a run's identity (where it runs, how it is logged).
     """
     skipped = set(without)
-    fields = {f.name: _differing(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in skipped}
+    fields = {name: value for name, value in _differing(config).items() if name not in skipped}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -375,7 +402,8 @@ def _differing(value: Any) -> Any:
             return {str(k): _differing(v) for k, v in value.items()}
         if isinstance(value, tuple):
             return [_differing(v) for v in value]
-        return value
+        # settings that are equal have one name, be a rate written 1 or 1.0
+        return int(value) if isinstance(value, float) and value.is_integer() else value
     kept: dict[str, Any] = {"type": type(value).__qualname__}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)

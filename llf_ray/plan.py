@@ -15,17 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from llf_ray.config import SettingError, check_number, to_plain
+from llf_ray.config import SettingError, check, check_number, to_plain
 
 __all__ = [
     "Answer",
     "Curve",
     "Cut",
     "DataRule",
+    "Generate",
     "Length",
     "Objective",
     "Observed",
     "Operation",
+    "Pass",
     "Phase",
     "Plan",
     "Position",
@@ -36,6 +38,7 @@ __all__ = [
     "check_plan",
     "compute",
     "curve_value",
+    "is_named",
     "locate",
     "operations_of",
     "rates",
@@ -55,6 +58,47 @@ class Operation(Protocol):
 
     @property
     def label(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """An operation that the task carries out: make data with the weights as they are, into a store to train on.
+
+    ``what`` is the task's own name for them, for example transcripts of the games that were won.
+    """
+
+    what: str
+    store: str
+
+    select = None
+    needs = ()
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The store."""
+        return (self.store,)
+
+    @property
+    def label(self) -> str:
+        """What it does, in a few words."""
+        return f"generate {self.what} into {self.store}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """An operation that the task carries out: run batches, to recalibrate statistics or to freeze a normaliser."""
+
+    what: str
+    batches: int = 1
+
+    select = None
+    needs = ()
+    makes = ()
+
+    @property
+    def label(self) -> str:
+        """What it does, in a few words."""
+        return f"{self.what} on {self.batches} batch{'es' * (self.batches > 1)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +278,7 @@ class Plan:
     """Phases with their lengths in optimizer steps: what a run will do, saved with it.
 
     ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last
-    partial batch is dropped). Rank 0 asks the adviser at least every ``ask_every`` steps.
+    partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation.
     """
 
     phases: tuple[Phase, ...]
@@ -335,28 +379,57 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
         per_epoch = math.floor(items * phase.data.share + 1e-9) // batch
         if per_epoch < 1:
             raise SettingError(
-                f"phase {phase.name!r} of generation {phase.generation}: {math.floor(items * phase.data.share)} items are less than "
-                f"one batch of {batch}; lower engine.batch or give it more data"
+                f"phase {phase.name!r} of generation {phase.generation}: {math.floor(items * phase.data.share)} items "
+                f"are less than one batch of {batch}; lower engine.batch or give it more data"
             )
         epoch_steps.append(per_epoch)
-    steps = tuple(phase.length.in_steps(per) for phase, per in zip(phases, epoch_steps, strict=True))
     plan = Plan(
-        phases=tuple(phases), steps=steps, epoch_steps=tuple(epoch_steps), ask_every=max(epoch_steps, default=1)
+        phases=tuple(phases),
+        steps=_in_steps(phases, epoch_steps),
+        epoch_steps=tuple(epoch_steps),
+        ask_every=max(epoch_steps, default=1),
     )
     check_plan(plan)
     return plan
 
 
+def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int]) -> tuple[int, ...]:
+    """Ends are rounded, not lengths: parts of an epoch add up to one budget, however a plan divides it."""
+    steps, exact, reached = [], 0.0, 0
+    for phase, per_epoch in zip(phases, epoch_steps, strict=True):
+        length = phase.length
+        exact += length.steps if length.steps is not None else (length.epochs or 0.0) * per_epoch
+        stop = math.floor(exact + 0.5 + 1e-6)
+        if length.epochs and stop == reached:
+            raise SettingError(
+                f"phase {phase.name!r} of generation {phase.generation}: {length} are less than one optimizer step "
+                f"({per_epoch} an epoch)"
+            )
+        steps.append(stop - reached)
+        reached = stop
+    return tuple(steps)
+
+
 def check_plan(plan: Plan) -> None:
-    """Raise `SettingError` unless the plan can be run: it has steps, generations in order, and stores made before use."""
+    """Raise `SettingError` unless the plan can be run.
+
+    It needs steps, values that fit their fields, generations in order, one name for each phase of a generation (draws
+    are keyed by it), and stores made before use.
+    """
     if not plan.phases or plan.total < 1:
         raise SettingError("the plan has no training step: give its phases a length")
-    generation = 0
+    generation = -1
     made: set[str] = set()
+    named: set[tuple[int, str]] = set()
     for phase in plan.phases:
         where = f"phase {phase.name!r} of generation {phase.generation}"
-        if phase.generation not in (generation, generation + 1):
-            raise SettingError(f"{where}: generations go up by one; the one before is {generation}")
+        check(phase, f"{where}: ")
+        if phase.generation not in {max(generation, 0), generation + 1}:
+            before = f"the one before is {generation}" if generation >= 0 else "the first is 0"
+            raise SettingError(f"{where}: generations go up by one; {before}")
+        if (phase.generation, phase.name) in named:
+            raise SettingError(f"{where}: there are two of this name; draws are keyed by it, so each needs its own")
+        named.add((phase.generation, phase.name))
         generation = phase.generation
         for operation in phase.entry:
             _check_stores(operation, made, where)
@@ -364,7 +437,8 @@ def check_plan(plan: Plan) -> None:
         for name in [*wanted, *([phase.data.source] if phase.data.source != "task" else [])]:
             if name not in made:
                 raise SettingError(
-                    f"{where}: store {name!r} is used before an operation makes it (made so far: {sorted(made) or 'none'})"
+                    f"{where}: store {name!r} is used before an operation makes it "
+                    f"(made so far: {sorted(made) or 'none'})"
                 )
         for operation in phase.exit:
             _check_stores(operation, made, where)
@@ -374,7 +448,8 @@ def _check_stores(operation: Operation, made: set[str], where: str) -> None:
     for name in getattr(operation, "needs", ()):
         if name not in made:
             raise SettingError(
-                f"{where}: {operation.label} needs store {name!r}, which no operation before it makes (made: {sorted(made) or 'none'})"
+                f"{where}: {operation.label} needs store {name!r}, which no operation before it makes "
+                f"(made: {sorted(made) or 'none'})"
             )
     made.update(getattr(operation, "makes", ()))
 
@@ -416,6 +491,13 @@ def locate(plan: Plan, step: int, cuts: Sequence[Cut] = ()) -> Position:
         generation_stop=every[members[-1]][1],
         total=total,
     )
+
+
+def is_named(plan: Plan, position: Position) -> bool:
+    """Whether rank 0 asks at this step in a run that nothing interrupts: at a phase's start, and every ``ask_every``
+    steps of the generation.
+    """
+    return position.step == position.start or (position.step - position.generation_start) % plan.ask_every == 0
 
 
 def curve_value(curve: Curve, t: float, span: int, warmup: int = 0) -> float:
@@ -487,19 +569,24 @@ class Schedule:
         position = locate(self.plan, step, self.cuts)
         boundary: list[tuple[Literal["entry", "exit"], int]] = []
         for index, (start, stop) in enumerate(spans(self.plan, self.cuts)):
-            boundary += [("entry", index)] * (start == step) + [("exit", index)] * (stop == step)
-        asked = position.start + ((step - position.start) // self.plan.ask_every + 1) * self.plan.ask_every
+            if start == step:
+                boundary.append(("entry", index))
+            if stop == step:
+                boundary.append(("exit", index))
+        asked = step + self.plan.ask_every - (step - position.generation_start) % self.plan.ask_every
         until = step if position.finished else min(position.stop, asked)
         return Answer(position=position, boundary=tuple(boundary), until=until, cuts=tuple(self.cuts))
 
     def decide(self, step: int, observed: Observed | None, asked: bool = False) -> Cut | None:
         """A new cut at ``step``, by the phase's rule on what was observed or because a person asked; None for none.
 
-        Every step below ``step`` was handed out and none at or after it, so the cut lies ahead of all that was
-        promised.
+        Only at a step that an answer names: every step below it was handed out and none at or after it, so the cut
+        lies ahead of all that was promised, and a run that resumes between two such steps decides what it would have.
         """
         position = locate(self.plan, step, self.cuts)
-        if position.finished or step == position.start or any(cut.phase == position.index for cut in self.cuts):
+        if position.finished or step == position.start or not is_named(self.plan, position):
+            return None
+        if any(cut.phase == position.index for cut in self.cuts):
             return None
         if asked:
             return Cut(phase=position.index, step=step, why="asked for by a person")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,7 +13,7 @@ from llf_ray.config import SettingError, check, check_number, fingerprint
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
 from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
 from llf_ray.journal import Tracking
-from llf_ray.plan import Phase, Plan, compute, selections_of
+from llf_ray.plan import Generate, Pass, Phase, Plan, compute, selections_of
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
 
@@ -153,20 +153,18 @@ def prepare(config: RunConfig) -> Prepared:
     selections = selections_of(plan)
     _check_labels(selections)
     for phase in plan.phases:
+        _check_offered(phase)
         _check_disjoint(phase, slots)
     for selection in selections:
         resolve(selection, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
-    reset = {
-        op.select: None
-        for phase in plan.phases
-        for op in (*phase.entry, *phase.exit)
-        if getattr(op, "select", None) is not None
-    }  # type: ignore[attr-defined]
-    keeps = any(phase.optimizer == "keep" and phase.entry for phase in plan.phases)
+    touched = [getattr(op, "select", None) for phase in plan.phases for op in (*phase.entry, *phase.exit)]
+    reset = {select: None for select in touched if select is not None}
+    pairs = zip(plan.phases, plan.phases[1:], strict=False)
+    keeps = any(after.optimizer == "keep" and (before.exit or after.entry) for before, after in pairs)
     groups = partition(
         slots,
-        # a reset needs groups of its own only where the optimizer lives on: there the step count must restart with the moments
+        # a reset needs groups of its own only where the optimizer lives on: there the step count restarts with the moments
         [*ruled, *(reset if keeps else {})],
         decays=lambda slot: config.optim.decay == "all" or len(slot.shape) > 1,
         factor=_layer_factor(slots, config.optim.layer_decay),
@@ -190,18 +188,30 @@ def _check_labels(selections: Sequence[object]) -> None:
             raise SettingError("no group may be called 'rest': that is every parameter without a rule")
 
 
+def _check_offered(phase: Phase) -> None:
+    """What a plan can say and no task does yet."""
+    wanted = [f"data from {phase.data.source!r}"] if phase.data.source != "task" else []
+    wanted += [f"objective {phase.objective.kind!r}"] if phase.objective.kind != "task" else []
+    wanted += [repr(op.label) for op in (*phase.entry, *phase.exit) if isinstance(op, Generate | Pass)]
+    if wanted:
+        raise SettingError(
+            f"phase {phase.name!r} of generation {phase.generation}: {wanted[0]} needs a task that offers it, none does yet"
+        )
+
+
 def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:
     owner: dict[str, str] = {}
     for rule in phase.rules:
         for name in resolve(rule.select, slots):
             if name in owner:
                 raise SettingError(
-                    f"phase {phase.name!r} of generation {phase.generation}: {name!r} is in two rules, {owner[name]!r} and {rule.select.label!r}"
+                    f"phase {phase.name!r} of generation {phase.generation}: {name!r} is in two rules, "
+                    f"{owner[name]!r} and {rule.select.label!r}"
                 )
             owner[name] = rule.select.label
 
 
-def _layer_factor(slots: Sequence[Slot], decay: float | None) -> object:
+def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot], float]:
     """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
     above.
 

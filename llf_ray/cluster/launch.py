@@ -315,12 +315,14 @@ def _heart(error: BaseException) -> str:
 
 def _first_failure(failures: Mapping[int, Exception]) -> str:
     """The failure that the others followed from, by all appearance."""
-    texts = {rank: _words(getattr(error, "_base_exc", error)) for rank, error in sorted(failures.items())}
+    texts = {rank: _words(error) for rank, error in sorted(failures.items())}
     rank = min(texts, key=lambda rank: (any(sign in texts[rank] for sign in COLLATERAL), rank))
     return f"worker {rank} {texts[rank]}"
 
 
 def _words(error: BaseException) -> str:
+    # what Ray wraps: the user's exception with its traceback, or why a worker does not answer
+    error = getattr(error, "_base_exc", None) or getattr(error, "health_check_failure", None) or error
     if isinstance(error, RayActorError):
         return "died: killed, out of memory, or its node was lost"
     return f"failed: {type(error).__name__}: {_line(error)}"

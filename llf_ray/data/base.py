@@ -64,7 +64,7 @@ class Items(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """Images of one size, in memory: (items, height, width, channels)."""
 

@@ -67,14 +67,14 @@ class Folder:
         if source[role] != source["train"]:
             return self._listed(root / source[role])
         files = self._listed(root / source["train"])
-        chosen = np.arange(len(files.paths))
+        chosen, left = np.arange(len(files.paths)), 1.0
         # test is cut before validation, so that another validation share leaves it as it is
         for part, share in (("test", self.test), ("validation", self.validation)):
             if source[part] == source["train"]:  # type: ignore[index]
-                kept, away = cut(files.labels[chosen], share, self.seed, len(part))
+                kept, away = cut(files.labels[chosen], share / left, self.seed, len(part))
                 if part == role:
                     return _picked(files, chosen[away])
-                chosen = chosen[kept]
+                chosen, left = chosen[kept], left - share
         return _picked(files, chosen)
 
     def _sources(self) -> dict[Role, str]:

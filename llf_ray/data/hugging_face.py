@@ -45,20 +45,21 @@ class HuggingFace:
         check_settings(self)
 
     def classes(self) -> tuple[str, ...]:
-        source = self._source("train")
+        source = self._source(self._whole(), "train")
         names = getattr(source.features[self.label], "names", None)
         return tuple(names) if names else label_names(source[self.label])
 
     def load(self, role: Role) -> Rows:
-        source = self._source(role)
+        whole = self._whole()
+        source = self._source(whole, role)
         labels = np.asarray(source[self.label], dtype=np.int64)
         chosen = held_out(
-            labels, role, self, cut_validation=role != "test" and self._parts()["validation"] == "train"
+            labels, role, self, cut_validation=role != "test" and self._parts(whole)["validation"] == "train"
         )
         return Rows(source, chosen, labels[chosen], self.image, self.channels, self.name)
 
-    def _source(self, role: Role) -> Any:
-        source = self._whole()[self._parts()[role]]
+    def _source(self, whole: Any, role: Role) -> Any:
+        source = whole[self._parts(whole)[role]]
         for column in (self.image, self.label):
             if column not in source.features:
                 near = nearest(column, source.features)
@@ -68,9 +69,9 @@ class HuggingFace:
                 )
         return source
 
-    def _parts(self) -> dict[Role, str]:
+    def _parts(self, whole: Any) -> dict[Role, str]:
         """The source's part for each role; the training part's name where validation is cut from it."""
-        there = list(self._whole())
+        there = list(whole)
         named = {role: next((name for name in names if name in there), None) for role, names in PARTS.items()}
         train, validation, test = named["train"], named["validation"], named["test"]
         if train is None or (test or validation) is None:

@@ -23,7 +23,7 @@ _ORDER, _ANY_GENERATION = (
 )  # words that keep the streams of this file apart from other users of the same seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """One micro-batch to be read: which samples, and the key of their augmentation (None: no augmentation)."""
 

@@ -78,10 +78,6 @@ class ZeroEngine(ShardedEngine):
         # DeepSpeed rounds the weights first and makes the masters from what is left: the fp32 values go in again below.
         exact = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()} if low else {}
         module.to(team.device)
-        if (
-            settings.channels_last and settings.stage == 0
-        ):  # flat buffers keep no strides; the inputs' are enough there
-            module.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(
             optim, [(group, [self._parameters[name] for name in group.parameters]) for group in groups]
         )
@@ -96,6 +92,10 @@ class ZeroEngine(ShardedEngine):
         )
         optimizer.state.clear()  # the wrapper of stage 0 in bf16 takes a step on zero gradients while it is built
         wrapper: Any = self._engine.optimizer
+        if settings.channels_last and settings.stage == 0:  # flat buffers keep no strides: there the inputs' must do
+            for tensor in (*self._parameters.values(), *(sum(wrapper.fp32_groups, []) if low else ())):
+                if tensor.dim() == 4:  # not sooner: DeepSpeed's first broadcast wants dense rows
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         slabs = _slabs(self._parameters, tuple(groups), wrapper, settings.stage, low, team)
         super().__init__(
             module=module,
@@ -170,7 +170,7 @@ class ZeroEngine(ShardedEngine):
         if self.settings.stage < 3:
             yield
             return
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters(list(self._parameters.values())):
             yield

@@ -20,7 +20,7 @@ from llf_ray.forget.groups import Select, Slot, resolve
 from llf_ray.forget.masks import Bernoulli, KernelBlock, MaskSource, Nothing
 from llf_ray.plan import Selection
 
-__all__ = ["Forget", "KeepMask", "Rescale", "ShrinkPerturb", "Snapshot", "WEIGHTS"]
+__all__ = ["WEIGHTS", "Forget", "KeepMask", "Rescale", "ShrinkPerturb", "Snapshot"]
 
 WEIGHTS = Select(kinds=("weight",), name="weights")
 """Weights of convolutions and linear layers: what the KE, LLF and SEAL code resets (no bias, no normaliser)."""
@@ -133,7 +133,7 @@ class _Fresh(Mapping[str, Tensor]):
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkPerturb:
-    """theta <- shrink * theta + perturb * theta_fresh, with a whole fresh model (Ash & Adams 2020, arXiv:1910.08475)."""
+    """theta <- shrink * theta + perturb * theta_fresh, a whole fresh model's (Ash & Adams 2020, arXiv:1910.08475)."""
 
     select: Selection = Select()
     shrink: float = 0.4

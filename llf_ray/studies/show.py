@@ -19,6 +19,7 @@ from llf_ray.forget.edit import Operation
 from llf_ray.forget.groups import Slot, resolve
 from llf_ray.plan import Curve, Phase, Plan, Position, locate, rates, selections_of, spans
 from llf_ray.run import Comparison, Prepared, group_rules
+from llf_ray.tasks.base import ROLES
 
 __all__ = [
     "Deed",
@@ -243,13 +244,17 @@ def draw(prepared: Mapping[str, Prepared], path: Path) -> Path:
 
 def show(prepared: Prepared, *, everything: bool = False) -> RenderableType:
     """A run's plan for a person: what it is, phases, groups, operations, optimizer groups."""
-    return Stacked(
-        _headline(prepared),
+    name = {"run": f"{prepared.config.name}, identity {prepared.config.identity}, seed {prepared.config.seed}"}
+    return Stacked(_listed(name | _shared_facts(prepared) | _own_facts(prepared)), *_details(prepared, everything))
+
+
+def _details(prepared: Prepared, everything: bool) -> list[RenderableType]:
+    return [
         *_titled("Phases", _phase_table(prepared, everything), _legend(prepared)),
         *_titled("Groups that rules and operations name", _selection_table(prepared, everything)),
         *_titled("Operations", _operation_table(prepared, everything)),
         *_titled("Optimizer groups", _group_table(prepared, everything)),
-    )
+    ]
 
 
 def show_comparison(comparison: Comparison, arms: Mapping[str, Prepared], *, everything: bool = False) -> RenderableType:
@@ -276,11 +281,13 @@ def show_comparison(comparison: Comparison, arms: Mapping[str, Prepared], *, eve
     verdict = Text(problem, style="bold red") if problem else Text("equal budgets: every arm takes the same number of optimizer steps")
     parts: list[RenderableType] = [
         Text(f"{comparison.name}: {len(arms)} arms x seeds {seeds} = {runs} trainings, {steps:,} optimizer steps in all\n", style="bold"),
+        _listed(_shared_facts(next(iter(arms.values())))),
+        Text(""),
         table,
         verdict,
     ]
     for arm, prepared in arms.items():
-        parts += [Text(f"\n== {arm} ==", style="bold"), show(prepared, everything=everything)]
+        parts += [Text(f"\n== {arm} ==", style="bold"), _listed(_own_facts(prepared)), *_details(prepared, everything)]
     return Stacked(*parts)
 
 
@@ -306,32 +313,41 @@ def table_like(*columns: str, right: Sequence[int] = (), fold: Sequence[int] = (
     return table
 
 
-def _headline(prepared: Prepared) -> RenderableType:
-    config, plan = prepared.config, prepared.plan
-    micro, accumulation = divide_batch(config.engine, config.resources.workers)
+def _shared_facts(prepared: Prepared) -> dict[str, str]:
+    """What all arms of a comparison have in common."""
+    config, resources = prepared.config, prepared.config.resources
+    micro, accumulation = divide_batch(config.engine, resources.workers)
     parameters, weights = _sizes(prepared.slots)
-    items = ", ".join(f"{config.task.num_items(role):,} {role}" for role in ("train", "validation", "test"))
-    resources, every = config.resources, stretches(prepared)
-    epochs = sum(s.epochs for s in every)
-    rows = {
-        "run": f"{config.name}, identity {config.identity}, seed {config.seed}",
+    items = ", ".join(f"{config.task.num_items(role):,} {role}" for role in ROLES)
+    tensors = sum(slot.kind != "statistic" for slot in prepared.slots)
+    extras = {"layer decay": config.optim.layer_decay, "averaged weights": config.optim.averaged, "clip": config.engine.clip}
+    return {
         "task": f"{type(config.task).__name__}: {_inner(config.task)}; {items}",
-        "model": f"{parameters:,} parameters ({weights:,} convolution and linear weights) in {sum(s.kind != 'statistic' for s in prepared.slots)} tensors",
-        "recipe": f"{type(config.recipe).__name__}: {_inner(config.recipe)}",
+        "model": f"{parameters:,} parameters ({weights:,} convolution and linear weights) in {tensors} tensors",
         "optimizer": f"{config.optim.name}, lr {config.optim.lr:g}, weight decay {config.optim.weight_decay:g}"
-        + (f", layer decay {config.optim.layer_decay:g}" if config.optim.layer_decay else "")
-        + (f", averaged weights {config.optim.averaged:g}" if config.optim.averaged else ""),
+        + "".join(f", {name} {value:g}" for name, value in extras.items() if value is not None),
         "step": f"{config.engine.batch} items = {resources.workers} workers x {micro} x {accumulation} micro-batches; "
         f"ZeRO {config.engine.stage}, {config.engine.precision}; {resources.cpus:g} CPU"
         + (f" and {resources.gpus:g} GPU" if resources.gpus else "")
         + " a worker",
+    }
+
+
+def _own_facts(prepared: Prepared) -> dict[str, str]:
+    plan, recipe = prepared.plan, prepared.config.recipe
+    epochs = sum(stretch.epochs for stretch in stretches(prepared))
+    return {
+        "recipe": f"{type(recipe).__name__}: {_inner(recipe)}",
         "budget": f"{plan.total:,} optimizer steps = {epochs:g} epochs in {plan.generations} generation(s), {len(plan.phases)} phase(s)",
         "plan": f"fingerprint {plan.fingerprint}",
     }
+
+
+def _listed(facts: Mapping[str, str]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows.items():
+    for name, value in facts.items():
         table.add_row(name, Text(value))
     return table
 

@@ -75,7 +75,7 @@ class Classification:
         return "accuracy"
 
     def prepare(self) -> None:
-        classes = self.data.classes()
+        classes = self._classes
         for role in ROLES:
             items = self._items(role)
             outside = [label for label in Counter(items.labels.tolist()) if not 0 <= label < len(classes)]
@@ -103,7 +103,7 @@ class Classification:
             self.model.check_pretrained()
 
     def skeleton(self) -> nn.Module:
-        return self.model.make(len(self.data.classes()), self.data.channels)
+        return self.model.make(len(self._classes), self.data.channels)
 
     def initial(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -114,7 +114,7 @@ class Classification:
         if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
-                return self.model.make_pretrained(len(self.data.classes()), self.data.channels)
+                return self.model.make_pretrained(len(self._classes), self.data.channels)
         network = self.initial(seed)
         load_into(network, self.start, self.model.head(network))
         return network
@@ -127,7 +127,7 @@ class Classification:
             return self._plain_batches(role, draws, device)
         asked, given = tee(draws)
         pairs = zip(given, self._plain_batches(role, asked, device), strict=True)
-        return mixed(pairs, len(self.data.classes()), mixup=self.mixup, cutmix=self.cutmix)
+        return mixed(pairs, len(self._classes), mixup=self.mixup, cutmix=self.cutmix)
 
     def loss(self, model: nn.Module, batch: ImageBatch) -> tuple[Tensor, Mapping[str, Tally]]:
         scores = model(batch.images)
@@ -160,6 +160,10 @@ class Classification:
         return _measured(self.data, self._side, os.environ.get(ROOT_VARIABLE))
 
     @property
+    def _classes(self) -> tuple[str, ...]:
+        return _named(self.data, os.environ.get(ROOT_VARIABLE))
+
+    @property
     def _side(self) -> int | None:
         """The side of the squares in memory, None for images as they are."""
         return self.augment.size if isinstance(self.augment, Augment) else None
@@ -185,6 +189,11 @@ class Classification:
 
 
 # Data are read once a process. The folder that relative paths start from is part of the key.
+
+
+@lru_cache(maxsize=6)
+def _named(data: DataSet, root: str | None) -> tuple[str, ...]:
+    return data.classes()
 
 
 @lru_cache(maxsize=6)

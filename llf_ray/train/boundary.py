@@ -1,4 +1,4 @@
-"""Crossing a boundary: the plan's operations on an engine's weights, the same on every rank, proven and put on record."""
+"""Crossing a boundary: the plan's operations on an engine's weights, alike on every rank, proven and put on record."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def apply_edit(engine: Engine, edit: Edit, slots: Sequence[Slot], *, averaged: b
 def _forget_moments(engine: Engine, edit: Edit, slots: Sequence[Slot]) -> None:
     groups, shapes = engine.groups, {slot.name: slot.shape for slot in slots}
     whole = {name for name, mask in edit.clear.items() if mask is None}
-    # a group whose every member is cleared restarts its step count too; a part of a group cannot, there is one count a group
+    # a group whose every member is cleared restarts its step count too; a part of one cannot: there is one count a group
     complete = [group for group in groups if group.parameters and whole.issuperset(group.parameters)]
     done = {name for group in complete for name in group.parameters}
     entries = {name: mask for name, mask in edit.clear.items() if mask is not None}

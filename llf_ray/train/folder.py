@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,12 @@ from typing import Any
 
 from llf_ray.config import SettingError, from_plain, override, to_plain
 from llf_ray.journal import replace_text
-from llf_ray.plan import Plan, locate
+from llf_ray.plan import Plan, spans
 from llf_ray.run import Prepared, RunConfig, prepare
 from llf_ray.train.adviser import STOP_REQUEST, read_cuts
 from llf_ray.train.state import Run, checkpoints, load_stand, newest, verify
 
-__all__ = ["JOB_COPY", "OUTCOME", "branch_of", "create", "load_module", "open_run"]
+__all__ = ["JOB_COPY", "OUTCOME", "branch_of", "create", "load_module", "load_types", "open_run", "with_folder"]
 
 JOB_COPY, OUTCOME, RUN, PLAN = "job.py", "outcome.json", "run.json", "plan.json"
 FREE = (
@@ -59,8 +60,8 @@ def create(
     if folder.exists():
         state = "is a run" if (folder / RUN).exists() else "exists"
         raise SettingError(
-            f"name {folder.name!r} is in use: {folder} {state}; carry it on with `llf-ray resume {folder.name}`, choose another name=..., "
-            "or add --again for a numbered copy"
+            f"name {folder.name!r} is in use: {folder} {state}; carry it on with `llf-ray resume {folder.name}`, "
+            "choose another name=..., or add --again for a numbered copy"
         )
     try:
         folder.mkdir(parents=True)
@@ -114,15 +115,14 @@ def open_run(folder: Path, assignments: Mapping[str, Any] | None = None) -> Run:
                 f"{key}: a resumed run keeps what it computes; free to change are {', '.join(FREE)}. "
                 f"For other settings branch it: llf-ray run JOB --from {folder.name}@GENERATION"
             )
-    if about.get("job_module") and (folder / JOB_COPY).exists():
-        load_module(folder / JOB_COPY, about["job_module"])
+    load_types(folder, about)
     config: RunConfig = from_plain(about["job"])
     prepared = prepare(override(config, assignments) if assignments else config)
     plan: Plan = from_plain(json.loads((folder / PLAN).read_text()))
     if prepared.plan.fingerprint != plan.fingerprint:
         raise SettingError(
-            f"run {folder.name!r}: its settings now give plan {prepared.plan.fingerprint}, it was started with {plan.fingerprint} "
-            "(other data or another version of this package)"
+            f"run {folder.name!r}: its settings now give plan {prepared.plan.fingerprint}, "
+            f"it was started with {plan.fingerprint} (other data or another version of this package)"
         )
     (folder / STOP_REQUEST).unlink(missing_ok=True)
     return _run(prepared, plan, folder, about)
@@ -154,11 +154,7 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
     cuts = read_cuts(folder)
     if not 0 <= generation < other.generations:
         raise SettingError(f"run {folder.name!r} has generations 0 to {other.generations - 1}, not {generation}")
-    end = max(
-        locate(other, start, cuts).generation_stop
-        for start in range(other.total)
-        if other.phases[locate(other, start, cuts).index].generation == generation
-    )
+    end = max(stop for phase, (_, stop) in zip(other.phases, spans(other, cuts), strict=True) if phase.generation == generation)
     kept = [
         path
         for path in checkpoints(folder / "checkpoints")
@@ -172,14 +168,20 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
     problem = verify(kept[0])
     if problem:
         raise SettingError(f"run {folder.name!r}: {problem}")
-    start = next(
-        (s for s in range(plan.total) if plan.phases[locate(plan, s).index].generation == generation + 1), None
-    )
+    starts = (start for phase, (start, _) in zip(plan.phases, spans(plan), strict=True) if phase.generation == generation + 1)
+    start = next(starts, None)
     if start is None:
         raise SettingError(
             f"the new plan has generations 0 to {plan.generations - 1}: nothing follows generation {generation}; raise recipe.generations"
         )
     return kept[0].resolve(), start
+
+
+def load_types(folder: Path, about: Mapping[str, Any]) -> None:
+    """Import the copy of a job file where its settings are of types that it defines; only then, since it may import a neighbour."""
+    module = about.get("job_module")
+    if module and f'"{module}:' in json.dumps(about["job"]) and (folder / JOB_COPY).exists():
+        load_module(folder / JOB_COPY, module)
 
 
 def module_name(path: Path) -> str:
@@ -188,7 +190,7 @@ def module_name(path: Path) -> str:
 
 
 def load_module(path: Path, name: str | None = None) -> ModuleType:
-    """Import a job file; the same file under the same name is imported once.
+    """Import a job file. It may import its neighbours by their bare names, as it may when it is run as a script.
 
     Raises:
         SettingError: the file is missing or fails, with its own error and line.
@@ -198,17 +200,27 @@ def load_module(path: Path, name: str | None = None) -> ModuleType:
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise SettingError(f"job file {path} does not exist" + (f"; there are: {', '.join(near)}" if near else ""))
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
     except Exception as error:
         del sys.modules[name]
-        raise SettingError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        raise SettingError(f"{path}{_line_of(error, path)} cannot be read: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
     return module
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """The line of a file that an error came from, as ``:12``."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f":{lines[-1]}" if lines else ""
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -23,8 +23,8 @@ from torch import Tensor
 from llf_ray.engine.base import Engine
 from llf_ray.engine.pieces import Pieces
 from llf_ray.engine.team import Team
-from llf_ray.journal import replace_text
 from llf_ray.forget.groups import Group, Slot
+from llf_ray.journal import replace_text
 from llf_ray.plan import Observed, Plan
 from llf_ray.run import RunConfig
 
@@ -198,7 +198,7 @@ def checkpoints(root: Path) -> list[Path]:
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
     """The newest folder that verifies, and what is wrong with the newer ones."""
-    wrong = []
+    wrong: list[str] = []
     for folder in checkpoints(root):
         problem = verify(folder)
         if problem is None:
@@ -280,7 +280,7 @@ class _Snapshot(Mapping[str, Tensor]):
 
 
 def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:
-    """Every rank calls: keep masks (rank 0 writes) or, without masks, a snapshot of the weights (every rank its part)."""
+    """Every rank calls: keep masks (rank 0 writes) or, without masks, a snapshot (every rank writes its part)."""
     folder = run_folder / path
     temporary = folder.with_name(f".{folder.name}.tmp")
     _together(team, lambda: _fresh_folder(temporary) if team.rank == 0 else None, temporary)

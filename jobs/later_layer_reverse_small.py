@@ -1,0 +1,14 @@
+"""Ablation: the early layers are redrawn in place of the later ones; worse than the long run (Zhou et al. 2022, arXiv:2202.00155)."""
+
+from dataclasses import replace
+
+from later_layer_small import config as published
+
+from llf_ray.cli import main_job
+from llf_ray.recipes.later_layer import LaterLayer
+
+assert isinstance(published.recipe, LaterLayer)
+config = replace(published, name="later-layer-reverse-small", recipe=replace(published.recipe, reverse=True))
+
+if __name__ == "__main__":
+    main_job(__file__)

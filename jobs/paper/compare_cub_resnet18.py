@@ -1,0 +1,30 @@
+"""The comparison of Zhou et al. 2022 (arXiv:2202.00155), Table 1, on CUB-200 with ResNet18: one long run of 2,200 epochs against eleven generations of 200.
+
+Three seeds, as the paper's mean and deviation have. The redraw from `layer3` is its other published threshold.
+"""
+
+from dataclasses import replace
+
+from later_layer_cub_resnet18 import config
+
+from llf_ray.cli import main_job
+from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.long import Long
+from llf_ray.recipes.restarts import Restarts
+from llf_ray.run import Comparison
+
+assert isinstance(config.recipe, LaterLayer)
+comparison = Comparison(
+    name="compare-cub-resnet18",
+    base=config,
+    arms={
+        "long": Long(generations=11, epochs=200, warmup_epochs=5),
+        "restarts": Restarts(generations=11, epochs=200, warmup_epochs=5),
+        "later_layer4": config.recipe,
+        "later_layer3": replace(config.recipe, threshold="layer3"),
+    },
+    seeds=(0, 1, 2),
+)
+
+if __name__ == "__main__":
+    main_job(__file__)
