@@ -164,7 +164,7 @@ def prepare(config: RunConfig) -> Prepared:
     keeps = any(after.optimizer == "keep" and (before.exit or after.entry) for before, after in pairs)
     groups = partition(
         slots,
-        # a reset needs groups of its own only where the optimizer lives on: there the step count restarts with the moments
+        # a reset needs groups of its own only where the optimizer lives on: there step counts restart with moments
         [*ruled, *(reset if keeps else {})],
         decays=lambda slot: config.optim.decay == "all" or len(slot.shape) > 1,
         factor=_layer_factor(slots, config.optim.layer_decay),
@@ -195,7 +195,8 @@ def _check_offered(phase: Phase) -> None:
     wanted += [repr(op.label) for op in (*phase.entry, *phase.exit) if isinstance(op, Generate | Pass)]
     if wanted:
         raise SettingError(
-            f"phase {phase.name!r} of generation {phase.generation}: {wanted[0]} needs a task that offers it, none does yet"
+            f"phase {phase.name!r} of generation {phase.generation}: {wanted[0]} needs a task that offers it, "
+            "and none does yet"
         )
 
 

@@ -3,8 +3,9 @@
     python scripts/make_sample.py            # writes llf_ray/data/fashion_sample/
     python scripts/make_sample.py --check    # compares what is shipped with the source, pixel by pixel
 
-The source is the Debian package ``dataset-fashion-mnist``. Training and validation items come from its training part, test
-items from its test part. Items take turns by class: item i of a role is of class i modulo 10, so any first n items are balanced.
+The source is the Debian package ``dataset-fashion-mnist``. Training and validation items come from its
+training part, test items from its test part. Items take turns by class: item i of a role is of class i modulo
+10, so any first n items are balanced.
 """
 
 from __future__ import annotations
@@ -26,30 +27,35 @@ SEED = 2017
 LARGEST = 4 * 1000 * 1000  # bytes of the whole folder
 
 NOTICE = """\
-The images beside this file are a sample of Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist), chosen by
-scripts/make_sample.py and otherwise unchanged.
+The images beside this file are a sample of Fashion-MNIST
+(https://github.com/zalandoresearch/fashion-mnist), chosen by scripts/make_sample.py and otherwise
+unchanged.
 
 MIT License
 
 Copyright (c) 2017 Zalando SE, https://tech.zalando.com
 
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation
-files (the "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy,
-modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
-Software is furnished to do so, subject to the following conditions:
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
 
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
-Software.
+The above copyright notice and this permission notice shall be included in all copies or substantial
+portions of the Software.
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
-ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
 
 def read_part(source: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (items, 28, 28) and labels of one part of the source, from its gzipped IDX files (header 16 and 8 bytes)."""
+    """Images (items, 28, 28) and labels of one part of the source, from its gzipped IDX files (header 16 and
+    8 bytes).
+    """
     images = np.frombuffer(
         gzip.decompress((source / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
     )

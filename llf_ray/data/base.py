@@ -1,4 +1,6 @@
-"""What every data set offers: classes, channels and three roles of labelled images; and the ways to find and to split files."""
+"""What every data set offers: classes, channels and three roles of labelled images; and the ways to find and
+to split files.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from llf_ray.config import SettingError, check_number, nearest
 from llf_ray.data.order import Indices, bits
 
 __all__ = [
+    "PATH",
     "ROLES",
     "ROOT_VARIABLE",
-    "PATH",
     "DataSet",
     "Items",
     "Pixels",
@@ -86,12 +88,16 @@ class DataSet(Hashable, Protocol):
         ...
 
     def load(self, role: Role) -> Items:
-        """The items of a role, always in the same order. FileNotFoundError or ValueError, in one line, where they cannot be had."""
+        """The items of a role, always in the same order. FileNotFoundError or ValueError, in one line, where
+        they cannot be had.
+        """
         ...
 
 
 def check_settings(settings: DataSet) -> None:
-    """The checks that the settings of all data sets share; those that a data set does not have are passed over."""
+    """The checks that the settings of all data sets share; those that a data set does not have are passed
+    over.
+    """
     channels, validation, test = (
         settings.channels,
         getattr(settings, "validation", 0.0),
@@ -110,7 +116,9 @@ def check_settings(settings: DataSet) -> None:
 
 
 def anchored(settings: T) -> T:
-    """The settings with absolute paths, for workers that start in another folder; dataclasses inside are done, too."""
+    """The settings with absolute paths, for workers that start in another folder; dataclasses inside are
+    done, too.
+    """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, field.name)
@@ -122,7 +130,9 @@ def anchored(settings: T) -> T:
 
 
 def located(path: str) -> Path:
-    """A path of a setting: relative ones start from the folder in ``LLF_RAY_DATA`` where that is set, else from here."""
+    """A path of a setting: relative ones start from the folder in ``LLF_RAY_DATA`` where that is set, else
+    from here.
+    """
     return (Path(os.environ.get(ROOT_VARIABLE) or ".") / Path(path).expanduser()).absolute()
 
 
@@ -171,7 +181,9 @@ def stacked(items: Items, size: int) -> Stack:
 
 
 def cut(labels: Indices, share: float, seed: int, stream: int) -> tuple[Indices, Indices]:
-    """Positions that stay and positions that are cut away, both in order: ``share`` of each class, at least one, by seed."""
+    """Positions that stay and positions that are cut away, both in order: ``share`` of each class, at least
+    one, by seed.
+    """
     away = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         (members,) = np.nonzero(labels == label)
@@ -181,7 +193,9 @@ def cut(labels: Indices, share: float, seed: int, stream: int) -> tuple[Indices,
 
 
 def few(labels: Indices, number: int | None) -> Indices:
-    """Positions of the first ``number`` items, classes taking turns; all, as they are, for None or where there are fewer."""
+    """Positions of the first ``number`` items, classes taking turns; all, as they are, for None or where
+    there are fewer.
+    """
     if number is None or number >= len(labels):
         return np.arange(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)
@@ -215,7 +229,9 @@ class _Cuts(Protocol):
 
 
 def held_out(labels: Indices, role: Role, settings: _Cuts, *, cut_validation: bool) -> Indices:
-    """Positions of a role in the source's part that it lies in: the training part serves train and validation where it is cut."""
+    """Positions of a role in the source's part that it lies in: the training part serves train and validation
+    where it is cut.
+    """
     chosen = np.arange(len(labels))
     if cut_validation:
         kept, away = cut(labels, settings.validation, settings.seed, 0)

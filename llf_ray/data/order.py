@@ -1,7 +1,9 @@
-"""Sample order and keyed randomness: pure functions of (seed, generation, epoch, sample), so no loader has state to save.
+"""Sample order and keyed randomness: pure functions of (seed, generation, epoch, sample), so no loader has
+state to save.
 
-All randomness of the data comes from `bits`, a counter-based generator: the value for a sample depends on the key and the
-sample's number alone, never on what was drawn before it, the number of workers or NumPy's version.
+All randomness of the data comes from `bits`, a counter-based generator: the value for a sample depends on the
+key and the sample's number alone, never on what was drawn before it, the number of workers or NumPy's
+version.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Draw:
 
 
 def bits(key: tuple[int, ...], counters: Indices | Words) -> Words:
-    """64 random bits for each counter: splitmix64's finaliser (Steele et al. 2014, OOPSLA) over key words and counter."""
+    """64 random bits for each counter: splitmix64's finaliser (Steele et al. 2014, OOPSLA) over key words and
+    counter.
+    """
     with np.errstate(over="ignore"):
         state: Words | np.uint64 = np.uint64(len(key))
         for word in key:
@@ -58,7 +62,9 @@ def uniform(key: tuple[int, ...], counters: Indices) -> NDArray[np.float64]:
 
 
 def order(num_items: int, seed: int, generation: int | None, epoch: int) -> Indices:
-    """The order of an epoch: a permutation of ``range(num_items)``; generation None: the same in every generation."""
+    """The order of an epoch: a permutation of ``range(num_items)``; generation None: the same in every
+    generation.
+    """
     key = (_ORDER, seed, _ANY_GENERATION if generation is None else generation, epoch)
     return np.argsort(bits(key, np.arange(num_items)), kind="stable").astype(np.int64)
 

@@ -1,7 +1,8 @@
-"""The default task's data: items of Fashion-MNIST, each at a random place on a crop of a real photograph, fixed by seed.
+"""The default task's data: items of Fashion-MNIST, each at a random place on a crop of a real photograph,
+fixed by seed.
 
-Plain Fashion-MNIST leaves generalisation little room to improve. Here the evidence is a part of the picture, and 2,000
-training images do not show what a background can look like.
+Plain Fashion-MNIST leaves generalisation little room to improve. Here the evidence is a part of the picture,
+and 2,000 training images do not show what a background can look like.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from llf_ray.data.sample import FashionSample
 
 __all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_folder"]
 
-# Those of scikit-image's photographs that are in its wheel and lossless: a JPEG's pixels would depend on the decoder.
+# Those of scikit-image's photographs that are in its wheel and lossless: a JPEG's pixels would depend on the
+# decoder.
 PHOTOGRAPHS = (
     "astronaut",
     "brick",
@@ -46,7 +48,9 @@ _OWNER, _BLOCK, _CROP_TOP, _CROP_LEFT, _ITEM_TOP, _ITEM_LEFT = range(6)
 
 @dataclass(frozen=True, kw_only=True)
 class FashionOnPhotographs:
-    """36x36 grey pictures, 10 classes: 2,000 train, 1,000 validation, 4,000 test; roles share neither items nor backgrounds."""
+    """36x36 grey pictures, 10 classes: 2,000 train, 1,000 validation, 4,000 test; roles share neither items
+    nor backgrounds.
+    """
 
     size: int = 36
     light: float = 0.5  # brightness of the photographs: the brighter, the harder
@@ -115,11 +119,14 @@ def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pi
 
 
 def photograph_folder() -> Path:
-    """Where scikit-image keeps its pictures, found without importing it: its import would offer to download others."""
+    """Where scikit-image keeps its pictures, found without importing it: its import would offer to download
+    others.
+    """
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
         raise SettingError(
-            "FashionOnPhotographs needs the photographs of scikit-image, which is not installed: pip install scikit-image"
+            "FashionOnPhotographs needs the photographs of scikit-image, which is not installed: "
+            "pip install scikit-image"
         )
     return Path(package.submodule_search_locations[0]) / "data"
 

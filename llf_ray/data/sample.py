@@ -1,4 +1,6 @@
-"""The bundled sample of Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747; MIT licence), made by ``scripts/make_sample.py``."""
+"""The bundled sample of Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747; MIT licence), made by
+``scripts/make_sample.py``.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ CLASSES = (
 
 @dataclass(frozen=True, kw_only=True)
 class FashionSample:
-    """28x28 grey pictures of clothes, 10 classes: 2,000 train, 1,000 validation, 4,000 test. Item i is of class i modulo 10."""
+    """28x28 grey pictures of clothes, 10 classes: 2,000 train, 1,000 validation, 4,000 test. Item i is of
+    class i modulo 10.
+    """
 
     num_train: int | None = None  # at most this many training items, classes balanced
     num_held_out: int | None = None  # at most this many validation items and this many test items

@@ -192,8 +192,10 @@ def _names(selection: Selection, slots: Sequence[Slot]) -> set[str]:
             return {slot.name for slot in slots if slot.name not in inside and slot.kind != "statistic"}
         case Either():
             return set().union(*(_names(part, slots) for part in selection.parts))
-        case Both():
+        case Both() if selection.parts:
             return set.intersection(*(_names(part, slots) for part in selection.parts))
+        case Both():
+            return set()
         case Select():
             return _selected(selection, slots)
     raise SettingError(f"{selection!r} is no selection: use Select, Not, Either or Both")

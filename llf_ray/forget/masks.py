@@ -57,7 +57,7 @@ class Bernoulli:
     @property
     def label(self) -> str:
         """Short name."""
-        return f"{self.keep:.0%} at random"
+        return f"{100 * self.keep:.3g}% at random"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Independent draws, keyed by parameter."""
@@ -83,7 +83,7 @@ class KernelBlock:
     @property
     def label(self) -> str:
         """Short name."""
-        return f"kernel block {self.share:.0%}"
+        return f"kernel block {100 * self.share:.3g}%"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """A block of ones at the low end of both axes; one axis for biases."""
@@ -124,7 +124,7 @@ class Magnitude:
     @property
     def label(self) -> str:
         """Short name."""
-        return f"{self.keep:.0%} largest per {'tensor' if self.scope == 'tensor' else 'network'}"
+        return f"{100 * self.keep:.3g}% largest per {'tensor' if self.scope == 'tensor' else 'network'}"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Exact selection by (|w|, index), stable on every rank."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llf_ray.config import check_number
+from llf_ray.config import SettingError, check_number
 from llf_ray.forget.draw import generator, key_of, uniform_fan_in
 from llf_ray.forget.edit import Change, Edit, View
 from llf_ray.forget.groups import Select, Slot, resolve
@@ -46,6 +46,13 @@ class Forget:
     moments: bool = True
 
     makes = ()
+
+    def __post_init__(self) -> None:
+        if ("store" in (self.kept, self.fill)) != bool(self.store):
+            raise SettingError(
+                f"store = {self.store!r}: "
+                + ("nothing reads it; set fill or kept to 'store'" if self.store else "name what to rewind to")
+            )
 
     @property
     def label(self) -> str:

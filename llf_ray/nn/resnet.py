@@ -1,4 +1,5 @@
-"""Residual networks for small images, with the layer names of timm and torchvision: conv1, bn1, layer1, ..., fc.
+"""Residual networks for small images, with the layer names of timm and torchvision: conv1, bn1, layer1, ...,
+fc.
 
 Shapes: B batch, C channels, H and W height and width.
 """
@@ -22,11 +23,13 @@ Shortcut = Literal["conv", "pad"]
 
 
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks (each stage after the first halves the picture), mean pooling and a linear layer.
+    """A stem, stages of basic blocks (each stage after the first halves the picture), mean pooling and a
+    linear layer.
 
-    He et al. 2016, arXiv:1512.03385. Every argument is plain data, so a network comes back from its settings with
-    ``ResNet(**json.loads(text))``. ``blocks=(3, 3, 3), widths=(16, 32, 64), shortcut="pad"`` is the paper's ResNet-20 for CIFAR
-    (section 4.2), ``(9, 9, 9)`` its ResNet-56. Weights start as `initialise` draws them, from torch's own generator.
+    He et al. 2016, arXiv:1512.03385. Every argument is plain data, so a network comes back from its settings
+    with ``ResNet(**json.loads(text))``. ``blocks=(3, 3, 3), widths=(16, 32, 64), shortcut="pad"`` is the
+    paper's ResNet-20 for CIFAR (section 4.2), ``(9, 9, 9)`` its ResNet-56. Weights start as `initialise`
+    draws them, from torch's own generator.
     """
 
     def __init__(
@@ -68,12 +71,16 @@ class ResNet(nn.Module):
         return y
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the inputs of each stage for the backward pass and compute the rest again (timm's method of that name)."""
+        """Keep only the inputs of each stage for the backward pass and compute the rest again (timm's method
+        of that name).
+        """
         self.grad_checkpointing = enable
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: none where shapes agree, a 1x1 convolution, or subsampling and zero channels."""
+    """Two 3x3 convolutions beside a shortcut: none where shapes agree, a 1x1 convolution, or subsampling and
+    zero channels.
+    """
 
     def __init__(self, wide_in: int, wide_out: int, stride: int = 1, shortcut: Shortcut = "conv") -> None:
         super().__init__()
@@ -105,7 +112,9 @@ class Block(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming-normal weights, std = sqrt(2 / fan_in), for convolutions and linear layers; zero biases; normalisation at 1 and 0."""
+    """Kaiming-normal weights, std = sqrt(2 / fan_in), for convolutions and linear layers; zero biases;
+    normalisation at 1 and 0.
+    """
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.normal_(part.weight, std=math.sqrt(2.0 / part.weight[0].numel()))

@@ -35,7 +35,8 @@ class Tally:
 class Task(Protocol):
     """What is learned from what.
 
-    One task is one frozen settings dataclass. Its file offers an instance ``tiny`` that the law tests train for a few steps.
+    One task is one frozen settings dataclass. Its file offers an instance ``tiny`` that the law tests train
+    for a few steps.
     """
 
     @property
@@ -44,15 +45,21 @@ class Task(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Check that everything outside the settings is there and can be read: ValueError or FileNotFoundError in one line."""
+        """Check that everything outside the settings is there and can be read: ValueError or
+        FileNotFoundError in one line.
+        """
         ...
 
     def skeleton(self) -> nn.Module:
-        """The model as to names and shapes; callable under ``torch.device("meta")``, where it costs no memory."""
+        """The model as to names and shapes; callable under ``torch.device("meta")``, where it costs no
+        memory.
+        """
         ...
 
     def initial(self, seed: int) -> nn.Module:
-        """The model with weights drawn anew, a function of ``seed`` alone: where resets take their values from."""
+        """The model with weights drawn anew, a function of ``seed`` alone: where resets take their values
+        from.
+        """
         ...
 
     def build(self, seed: int) -> nn.Module:

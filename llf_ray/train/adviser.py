@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llf_ray.engine.base import Digest
-from llf_ray.journal import Journal
+from llf_ray.journal import Journal, read
 from llf_ray.plan import Answer, Cut, Observed, Plan, Schedule
 
 __all__ = ["Advice", "Adviser", "ReplicasDiffer", "read_cuts", "total_digest"]
@@ -69,36 +69,52 @@ class Adviser:
         self.schedule.cuts = read_cuts(self.folder)  # the folder is the truth: rank 0 may have cut while it was alone
         asked = self._asked(step)
         cut = self.schedule.decide(step, observed, asked=asked)
-        if cut is not None:
-            self._keep(cut)
-            if asked:
-                (self.folder / CUT_REQUEST).unlink(missing_ok=True)
+        if cut is not None and self._keep(cut) and asked:
+            (self.folder / CUT_REQUEST).unlink(missing_ok=True)
         return self.schedule.at(step)
 
     def _asked(self, step: int) -> bool:
-        """Whether a person asked to end this phase; a request for a phase that is over is dropped."""
+        """Whether a person asked to end this phase; a request for a phase that is over is dropped.
+
+        Steps that a crash undid are done again first: a cut must not lie behind what is on record.
+        """
         request = self.folder / CUT_REQUEST
         if not request.exists():
             return False
-        wanted, here = json.loads(request.read_text())["phase"], self.schedule.at(step).position.index
+        here = self.schedule.at(step).position.index
+        try:
+            wanted = int(json.loads(request.read_text())["phase"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            request.unlink(missing_ok=True)
+            self._note(f"{CUT_REQUEST} cannot be read ({type(error).__name__}: {error}) and is dropped")
+            return False
         if wanted < here:
             request.unlink(missing_ok=True)
-        return bool(wanted == here)
+        return wanted == here and step >= self._reached()
 
-    def _keep(self, cut: Cut) -> None:
-        """A cut is on disk before anyone acts on it."""
+    def _reached(self) -> int:
+        """The last step on record."""
+        return max((r["step"] for r in read(self.journal.path) if r["kind"] == "metrics"), default=0)
+
+    def _keep(self, cut: Cut) -> bool:
+        """A cut is on disk before anyone acts on it; what the disk does not take is no cut, and is asked for again."""
         path = self.folder / CUTS
-        whole = path.read_text() if path.exists() else ""
-        if whole and not whole.endswith("\n"):
-            path.write_text(whole[: whole.rfind("\n") + 1])
-        with path.open("a") as file:
-            file.write(json.dumps(asdict(cut)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        whole = path.read_bytes() if path.exists() else b""
+        try:
+            with path.open("ab") as file:
+                file.truncate(whole.rfind(b"\n") + 1)
+                file.write(json.dumps(asdict(cut)).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            self._note(f"phase {cut.phase} does not end at step {cut.step}: the cut cannot be kept ({error})")
+            return False
         self.schedule.cuts.append(cut)
-        self.record(
-            [{"kind": "note", "time": time.time(), "message": f"phase {cut.phase} ends at step {cut.step}: {cut.why}"}]
-        )
+        self._note(f"phase {cut.phase} ends at step {cut.step}: {cut.why}")
+        return True
+
+    def _note(self, message: str) -> None:
+        self.record([{"kind": "note", "time": time.time(), "message": message}])
 
     def record(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append to the journal; what cannot be written (a full disk) waits for the next call and is never dropped."""

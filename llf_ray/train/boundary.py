@@ -14,7 +14,7 @@ from llf_ray.engine.base import Engine
 from llf_ray.engine.team import Team
 from llf_ray.forget.edit import Edit, Operation, View
 from llf_ray.forget.groups import Group, Slot
-from llf_ray.plan import Answer, Phase, Plan, operations_of
+from llf_ray.plan import Answer, Phase, operations_of, spans
 from llf_ray.run import RunConfig, group_rules
 from llf_ray.train.state import Run, Stand, Stores, write_store
 
@@ -89,7 +89,7 @@ def apply_edit(engine: Engine, edit: Edit, slots: Sequence[Slot], *, averaged: b
 def _forget_moments(engine: Engine, edit: Edit, slots: Sequence[Slot]) -> None:
     groups, shapes = engine.groups, {slot.name: slot.shape for slot in slots}
     whole = {name for name, mask in edit.clear.items() if mask is None}
-    # a group whose every member is cleared restarts its step count too; a part of one cannot: there is one count a group
+    # a group whose every member is cleared restarts its step count too; a part of one cannot, with one count a group
     complete = [group for group in groups if group.parameters and whole.issuperset(group.parameters)]
     done = {name for group in complete for name in group.parameters}
     entries = {name: mask for name, mask in edit.clear.items() if mask is not None}
@@ -100,21 +100,28 @@ def _forget_moments(engine: Engine, edit: Edit, slots: Sequence[Slot]) -> None:
         engine.clear(groups=[group.name for group in complete], entries=entries)
 
 
-def flipped(before: Phase | None, after: Phase, config: RunConfig, groups: Sequence[Group]) -> list[str]:
-    """Groups whose direction changes sign between two phases, by name."""
-    if before is None:
-        return []
-    old, new = (group_rules(phase, groups, config.optim) for phase in (before, after))
-    return [name for name in new if old[name].direction * new[name].direction < 0]
+def flipped(earlier: Sequence[Phase], after: Phase, config: RunConfig, groups: Sequence[Group]) -> list[str]:
+    """Groups that last moved the other way than they will in ``after``, by name; a hold in between moves nothing."""
+    last: dict[str, float] = {}
+    for phase in reversed(earlier):
+        for name, rule in group_rules(phase, groups, config.optim).items():
+            if rule.direction:
+                last.setdefault(name, rule.direction)
+        if len(last) == len(groups):
+            break
+    new = group_rules(after, groups, config.optim)
+    return [name for name, rule in new.items() if last.get(name, 0.0) * rule.direction < 0]
 
 
 def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) -> tuple[Stand, list[dict[str, Any]]]:
     """Every rank calls: apply the boundary at ``stand.step``; the stand after it, and records of what was applied.
 
-    Buffers are rank 0's from here on. Operations come first, then the starting phase's policy for the optimizer, then
-    the moments of groups whose direction changes sign.
+    Buffers are rank 0's from here on. What the ended phase held is let go, so that operations may revive it. Operations
+    come first, then the policy for the optimizer of the phases that start (one of them may have no step), then the
+    moments of groups whose direction changes sign.
     """
     engine.sync_buffers()
+    engine.hold_at_zero({})
     records = []
     stores = dict(stand.stores)
     for key, generation, operation in operations_of(run.plan, answer):
@@ -127,9 +134,13 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
             stores[edit.snapshot] = f"stores/{edit.snapshot}-{stand.step:08d}"
             write_store(run.folder, stores[edit.snapshot], engine, team, None)
         records.append(_record(operation, stand.step, generation, key, touched))
-    entered = [run.plan.phases[index] for side, index in answer.boundary if side == "entry"]
-    if entered:
-        _enter(run.plan, answer, entered[-1], engine, run.config)
+    entered = [index for side, index in answer.boundary if side == "entry"]
+    if any(run.plan.phases[index].optimizer == "rebuild" for index in entered):
+        engine.fresh_optimizer()
+    elif entered and run.plan.phases[entered[-1]].moments == "clear":
+        phases = zip(run.plan.phases[: entered[-1]], spans(run.plan, answer.cuts), strict=False)
+        moved = [phase for phase, (start, stop) in phases if start < stop]
+        engine.clear(groups=flipped(moved, run.plan.phases[entered[-1]], run.config, engine.groups))
     engine.verify()
     return replace(stand, crossed=True, stores=stores, applied=stand.applied + len(records)), records
 
@@ -137,16 +148,6 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
 def _call(operation: Any, view: View) -> Edit:
     op: Operation = operation
     return op(view)
-
-
-def _enter(plan: Plan, answer: Answer, phase: Phase, engine: Engine, config: RunConfig) -> None:
-    if phase.optimizer == "rebuild":
-        engine.fresh_optimizer()
-    elif phase.moments == "clear":
-        before = plan.phases[answer.position.index - 1] if answer.position.index else None
-        names = flipped(before, phase, config, engine.groups)
-        if names:
-            engine.clear(groups=names)
 
 
 def _record(

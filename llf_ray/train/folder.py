@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +16,10 @@ from typing import Any
 
 from llf_ray.config import SettingError, from_plain, override, to_plain
 from llf_ray.journal import replace_text
-from llf_ray.plan import Plan, spans
+from llf_ray.plan import Cut, Plan, spans
 from llf_ray.run import Prepared, RunConfig, prepare
 from llf_ray.train.adviser import STOP_REQUEST, read_cuts
-from llf_ray.train.state import Run, checkpoints, load_stand, newest, verify
+from llf_ray.train.state import Run, checkpoint_at, checkpoints, newest, verify_checkpoint
 
 __all__ = ["JOB_COPY", "OUTCOME", "branch_of", "create", "load_module", "load_types", "open_run", "with_folder"]
 
@@ -118,7 +118,7 @@ def open_run(folder: Path, assignments: Mapping[str, Any] | None = None) -> Run:
     load_types(folder, about)
     config: RunConfig = from_plain(about["job"])
     prepared = prepare(override(config, assignments) if assignments else config)
-    plan: Plan = from_plain(json.loads((folder / PLAN).read_text()))
+    plan = _read_plan(folder)
     if prepared.plan.fingerprint != plan.fingerprint:
         raise SettingError(
             f"run {folder.name!r}: its settings now give plan {prepared.plan.fingerprint}, "
@@ -142,6 +142,14 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise SettingError(f"{folder / RUN} cannot be read: {error}") from None
 
 
+def _read_plan(folder: Path) -> Plan:
+    try:
+        plan: Plan = from_plain(json.loads((folder / PLAN).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(f"{folder / PLAN} cannot be read: {error}") from None
+    return plan
+
+
 def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
     """The checkpoint at the end of a generation of another run, and the step of ``plan`` at which its next generation
     starts.
@@ -150,35 +158,40 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
         SettingError: the run has no such generation, kept no checkpoint of it, or ``plan`` has no generation after it.
     """
     read_about(folder)
-    other: Plan = from_plain(json.loads((folder / PLAN).read_text()))
+    other = _read_plan(folder)
     cuts = read_cuts(folder)
     if not 0 <= generation < other.generations:
         raise SettingError(f"run {folder.name!r} has generations 0 to {other.generations - 1}, not {generation}")
-    end = max(stop for phase, (_, stop) in zip(other.phases, spans(other, cuts), strict=True) if phase.generation == generation)
-    kept = [
-        path
-        for path in checkpoints(folder / "checkpoints")
-        if load_stand(path).step == end and not load_stand(path).crossed
-    ]
-    if not kept:
-        found = sorted({load_stand(path).step for path in checkpoints(folder / "checkpoints")})
+    end = max(stop for _, stop in _spans_of(other, generation, cuts))
+    kept = checkpoint_at(folder / "checkpoints", end)
+    if not kept.exists():
+        found = ", ".join(path.name for path in checkpoints(folder / "checkpoints"))
         raise SettingError(
-            f"run {folder.name!r} kept no checkpoint at the end of generation {generation} (step {end}); kept steps: {found or 'none'}"
+            f"run {folder.name!r} kept no checkpoint at the end of generation {generation} (step {end}); "
+            f"it has {found or 'none'}"
         )
-    problem = verify(kept[0])
+    problem = verify_checkpoint(kept)
     if problem:
         raise SettingError(f"run {folder.name!r}: {problem}")
-    starts = (start for phase, (start, _) in zip(plan.phases, spans(plan), strict=True) if phase.generation == generation + 1)
-    start = next(starts, None)
-    if start is None:
+    following = _spans_of(plan, generation + 1, ())
+    if not following:
         raise SettingError(
-            f"the new plan has generations 0 to {plan.generations - 1}: nothing follows generation {generation}; raise recipe.generations"
+            f"the new plan has generations 0 to {plan.generations - 1}: nothing follows generation {generation}; "
+            "raise recipe.generations"
         )
-    return kept[0].resolve(), start
+    return kept.resolve(), following[0][0]
+
+
+def _spans_of(plan: Plan, generation: int, cuts: Sequence[Cut]) -> list[tuple[int, int]]:
+    every = zip(plan.phases, spans(plan, cuts), strict=True)
+    return [span for phase, span in every if phase.generation == generation]
 
 
 def load_types(folder: Path, about: Mapping[str, Any]) -> None:
-    """Import the copy of a job file where its settings are of types that it defines; only then, since it may import a neighbour."""
+    """Import the copy of a job file where its settings are of types that it defines.
+
+    Only then, since it may import a neighbour.
+    """
     module = about.get("job_module")
     if module and f'"{module}:' in json.dumps(about["job"]) and (folder / JOB_COPY).exists():
         load_module(folder / JOB_COPY, module)

@@ -33,11 +33,14 @@ __all__ = [
     "Run",
     "Stand",
     "Stores",
+    "checkpoint_at",
     "checkpoints",
     "load_stand",
     "newest",
     "prune",
+    "set_aside",
     "verify",
+    "verify_checkpoint",
     "write_checkpoint",
     "write_store",
 ]
@@ -112,8 +115,8 @@ def write_checkpoint(root: Path, stand: Stand, engine: Engine, team: Team, *, ab
     Raises:
         OSError: on every rank when one of them could not write; what was there before is untouched.
     """
-    name = f"step-{stand.step:08d}" + ("-crossed" if stand.crossed else "")
-    folder, temporary = root / name, root / f".{name}.tmp"
+    folder = checkpoint_at(root, stand.step, crossed=stand.crossed)
+    temporary = root / f".{folder.name}.tmp"
     _together(team, lambda: _fresh_folder(temporary) if team.rank == 0 else None, temporary)
     files = _together(team, lambda: _with_sums(temporary, engine.save(temporary)), temporary)
     plain = {"format": FORMAT, **asdict(stand), "workers": team.size, **about}
@@ -184,11 +187,16 @@ def verify(folder: Path) -> str | None:
                 return f"{folder.name}: {name} has {path.stat().st_size} bytes, {size} were written"
             if _sha256(path) != digest:
                 return f"{folder.name}: {name} is damaged"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{folder.name}: no readable manifest ({type(error).__name__})"
     return (
         None if manifest.get("format") == FORMAT else f"{folder.name}: format {manifest.get('format')} is not {FORMAT}"
     )
+
+
+def checkpoint_at(root: Path, step: int, *, crossed: bool = False) -> Path:
+    """Where the checkpoint of a step lies; ``crossed``: behind the operations there."""
+    return root / (f"step-{step:08d}" + ("-crossed" if crossed else ""))
 
 
 def checkpoints(root: Path) -> list[Path]:
@@ -200,11 +208,32 @@ def newest(root: Path) -> tuple[Path | None, list[str]]:
     """The newest folder that verifies, and what is wrong with the newer ones."""
     wrong: list[str] = []
     for folder in checkpoints(root):
-        problem = verify(folder)
+        problem = verify_checkpoint(folder)
         if problem is None:
             return folder, wrong
         wrong.append(problem)
     return None, wrong
+
+
+def verify_checkpoint(folder: Path) -> str | None:
+    """What is wrong with a checkpoint or a store that it refers to, in one line."""
+    problem = verify(folder)
+    if problem is None:
+        stores = load_stand(folder).stores.values()
+        problem = next((f"{folder.name}: store {p}" for p in (verify(_run_of(folder) / s) for s in stores) if p), None)
+    return problem
+
+
+def _run_of(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent
+
+
+def set_aside(root: Path, number: int) -> None:
+    """Rank 0 only: rename the newest ``number`` folders, which do not verify, lest they count among those to keep."""
+    for folder in checkpoints(root)[:number]:
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
 def load_stand(folder: Path) -> Stand:
@@ -232,14 +261,14 @@ class Stores(Mapping[str, Mapping[str, Tensor]]):
 
     def __init__(self, run_folder: Path, paths: Mapping[str, str]) -> None:
         self._folder, self._paths = run_folder, paths
+        self._open: dict[str, Mapping[str, Tensor]] = {}
 
     def __getitem__(self, name: str) -> Mapping[str, Tensor]:
-        folder = self._folder / self._paths[name]
-        return (
-            _Masks(folder / "masks.safetensors")
-            if (folder / "masks.safetensors").exists()
-            else _Snapshot(Pieces(folder))
-        )
+        if name not in self._open:
+            folder = self._folder / self._paths[name]
+            masks = folder / "masks.safetensors"
+            self._open[name] = _Masks(masks) if masks.exists() else _Snapshot(Pieces(folder))
+        return self._open[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -268,15 +297,16 @@ class _Masks(Mapping[str, Tensor]):
 class _Snapshot(Mapping[str, Tensor]):
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
+        self._kinds = {name: kind for kind in ("weight", "buffer") for name in pieces.names(kind)}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._pieces.full("weight", name)
+        return self._pieces.full(self._kinds[name], name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pieces.names("weight"))
+        return iter(self._kinds)
 
     def __len__(self) -> int:
-        return len(self._pieces.names("weight"))
+        return len(self._kinds)
 
 
 def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -16,14 +18,14 @@ from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
 from llf_ray.engine.team import Team
 from llf_ray.forget.draw import key_of
-from llf_ray.plan import Answer, Phase, Plan, Position, locate, rates, spans
+from llf_ray.plan import Answer, Phase, Plan, Position, is_named, locate, rates, spans
 from llf_ray.run import group_labels, group_rules
 from llf_ray.tasks.base import Role, Tally
 from llf_ray.train.adviser import STOP_REQUEST, Advice, read_cuts
 from llf_ray.train.boundary import cross
 from llf_ray.train.evaluation import evaluate
 from llf_ray.train.export import export
-from llf_ray.train.state import Run, Stand, Stores, load_stand, newest, prune, write_checkpoint
+from llf_ray.train.state import Run, Stand, Stores, load_stand, newest, prune, set_aside, write_checkpoint
 
 __all__ = ["Clock", "Hopeless", "Outcome", "Worker"]
 
@@ -83,6 +85,8 @@ class Worker:
         self.clock.now("restore")
         found, wrong = self.team.share(newest(self.checkpoints) if self.team.rank == 0 else None)
         self.record([_note(f"passed over checkpoint {problem}") for problem in wrong])
+        if self.team.rank == 0:
+            set_aside(self.checkpoints, len(wrong))
         if found is not None:
             self.engine.load(found)
             stand = load_stand(found)
@@ -111,14 +115,24 @@ class Worker:
         """Rank 0 asks, all ranks hear the same answer; the window of observations starts anew."""
         self.clock.now("ask")
         answer = self.team.share(self.adviser.at(stand.step, stand.observed()) if self.team.rank == 0 else None)
+        if not is_named(self.plan, answer.position):  # resumed in between: the window goes on
+            return answer, stand
         return answer, stand.after_question(new_phase=answer.position.start == stand.step)
 
     def cross(self, answer: Answer, stand: Stand) -> Stand:
         """Apply the operations at this step, then prove that all ranks hold the same weights."""
         if not answer.boundary:
             return replace(stand, crossed=True)
+        if any(cut.step == stand.step for cut in answer.cuts):  # the phase ended with this answer
+            self.measure_and_keep(locate(self.plan, stand.step - 1, answer.cuts), stand)
         self.clock.now("boundary")
-        stand, records = cross(self.run, answer, stand, self.engine, self.team)
+        try:
+            stand, records = cross(self.run, answer, stand, self.engine, self.team)
+        except OSError as error:
+            raise Hopeless(
+                f"a store could not be written at step {stand.step}: {error}; what was kept before is whole: "
+                "free space and resume"
+            ) from None
         self.digest = self.compare(stand.step)
         self.record([{**record, "digest": self.digest} for record in records])
         if not answer.position.finished:
@@ -148,8 +162,10 @@ class Worker:
         self.engine.set_rules(group_rules(phase, self.engine.groups, self.config.optim), keep_moments=True)
         self.labels = group_labels(phase, self.engine.groups)
         stores = Stores(self.run.folder, stand.stores)
-        held = [stores[name] for name in phase.hold]
-        self.engine.hold_at_zero({name: mask[name] for mask in held for name in mask})
+        live: dict[str, Tensor] = {}
+        for masks in (stores[name] for name in phase.hold):
+            live |= {name: masks[name] & live[name] if name in live else masks[name] for name in masks}
+        self.engine.hold_at_zero(live)
         self.engine.module.train()
         if phase.normalisation == "eval":
             for module in self.engine.module.modules():
@@ -170,9 +186,12 @@ class Worker:
                 self._micro_batches(batches, step), lambda model, batch: window.see(self.config.task.loss(model, batch))
             )
             window.add(loss)
-            if (step + 1 - position.start) % every and step + 1 < answer.until:
+            asking = step + 1 == answer.until
+            if not asking and (step + 1 - position.start) % every and not self._counted(step + 1):
                 continue
             stand, stop, keep = self.pulse(window, stand, step + 1, position, value)
+            if asking:
+                break  # scores come before what is kept here and before a stop, so that neither loses them
             if stop:
                 return stand, True
             if keep:
@@ -215,12 +234,9 @@ class Worker:
         """One small reduction: losses of the steps since the last, hits, and whether any rank wants to stop or rank 0
         to save.
         """
-        settings = self.config.checkpoints
-        due = settings.every_minutes is not None and time.monotonic() - self.saved_at >= settings.every_minutes * 60
-        counted = settings.every_steps is not None and step % settings.every_steps == 0
         losses, hits, seen = window.take()
         first = self.team.rank == 0
-        flags = [float(first and self._stop_file()), float(counted or (first and due))]
+        flags = [float(first and self._stop_file()), float(first and self._due(step))]
         total = self.team.total(
             torch.cat([losses, torch.stack([hits, seen]), torch.tensor(flags, dtype=torch.float64)])
         ).tolist()
@@ -233,7 +249,8 @@ class Worker:
             stand,
             step=step,
             crossed=False,
-            loss_sum=stand.loss_sum + sum(losses_all),
+            # one by one: the sum must not depend on where a stop or another log_every divides it
+            loss_sum=reduce(operator.add, losses_all, stand.loss_sum),
             steps_seen=stand.steps_seen + len(losses_all),
             hits=stand.hits + hits_all,
             seen=stand.seen + seen_all,
@@ -251,6 +268,7 @@ class Worker:
         value: Mapping[str, float],
     ) -> dict[str, Any]:
         phase, now = self.plan.phases[position.index], time.perf_counter()
+        factor = {"rest": 1.0} | {rule.select.label: rule.lr for rule in phase.rules}
         elapsed, self.pulsed_at = now - self.pulsed_at, now
         values = {
             "train/loss": sum(losses) / len(losses),
@@ -258,7 +276,7 @@ class Worker:
             "phase": position.index,
             "images_per_second": len(losses) * self.config.engine.batch / elapsed,
             **({"train/accuracy": hits / seen} if seen else {}),
-            **{f"lr/{label}": self.config.optim.lr * v for label, v in value.items()},
+            **{f"lr/{label}": self.config.optim.lr * factor[label] * v for label, v in value.items()},
             **{f"direction/{label}": direction for label, direction in phase.directions.items()},
         }
         return {"kind": "metrics", "step": step, "time": time.time(), "values": values}
@@ -275,13 +293,22 @@ class Worker:
     # ----------------------------------------------------------------------------------------------- measuring, keeping
 
     def measure_and_keep(self, position: Position, stand: Stand) -> None:
-        """Validation every few epochs and at phase ends; a checkpoint at phase ends."""
+        """Validation every few epochs and at phase ends; a checkpoint at phase ends and where one is due."""
         every = self.config.tracking.evaluate_every * self.plan.ask_every
         ended = stand.step == position.stop
         if (ended or (stand.step - position.generation_start) % every == 0) and stand.step < position.total:
             self.score("validation", stand.step, position)
-        if ended:
+        if ended or self.team.share(self._due(stand.step) if self.team.rank == 0 else None):
             self.keep(stand)  # before the operations of this boundary: what a branch starts from
+
+    def _counted(self, step: int) -> bool:
+        every = self.config.checkpoints.every_steps
+        return every is not None and step % every == 0
+
+    def _due(self, step: int) -> bool:
+        """Rank 0 only, since it asks the clock: whether a checkpoint is due."""
+        minutes = self.config.checkpoints.every_minutes
+        return self._counted(step) or (minutes is not None and time.monotonic() - self.saved_at >= minutes * 60)
 
     def score(self, role: Role, step: int, position: Position) -> dict[str, float]:
         """Every rank scores its part of a role; tallies add up exactly over batches and ranks."""
@@ -307,7 +334,9 @@ class Worker:
         """
         self.clock.now("checkpoint")
         self.engine.sync_buffers()
-        about = {"plan": self.plan.fingerprint, "stage": self.config.engine.stage, "digest": self.compare(stand.step)}
+        self.digest = self.compare(stand.step)
+        self.saved_at = time.monotonic()  # tried: on a full disk the next try comes after as long again
+        about = {"plan": self.plan.fingerprint, "stage": self.config.engine.stage, "digest": self.digest}
         try:
             folder = write_checkpoint(self.checkpoints, stand, self.engine, self.team, about=about)
         except OSError as error:
@@ -319,7 +348,6 @@ class Worker:
                     f"no checkpoint at step {stand.step}: {error}; what was kept before is whole: free space and resume"
                 ) from None
             return
-        self.saved_at = time.monotonic()
         if self.team.rank == 0:
             prune(self.checkpoints, self.config.checkpoints.keep, self._generation_ends())
         self.record(
@@ -336,7 +364,7 @@ class Worker:
             locate(self.plan, start, cuts).generation_stop for start, stop in spans(self.plan, cuts) if start < stop
         }
 
-    # ----------------------------------------------------------------------------------------------------------- endings
+    # ---------------------------------------------------------------------------------------------------------- endings
 
     def _stop_file(self) -> bool:
         return (self.run.folder / STOP_REQUEST).exists()

@@ -823,9 +823,6 @@ def rank_main(rank: int, size: int, folder: Path, only: str = "") -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=size)
     from llf_ray.engine import zero
 
-    import deepspeed  # noqa: F401
-
-    gc.freeze()  # ZeRO-3 collects garbage whenever it is built: spare it the libraries
     zero.PERSISTENT = 20  # of the small network some parameters, not all, are kept whole under ZeRO-3
     team = Team.current("cpu")
     labs = [Lab(team, stage, precision, folder) for stage, precision in LABS]
@@ -837,6 +834,7 @@ def rank_main(rank: int, size: int, folder: Path, only: str = "") -> None:
         for lab in labs:
             began = time.process_time()
             errors = team.gather(perform(lab, check))
+            gc.freeze()  # DeepSpeed collects garbage whenever it builds an engine: spare it the libraries
             found[lab.label][check.__name__] = next((f"rank {r}: {e}" for r, e in enumerate(errors) if e), "")
             seconds[lab.label][check.__name__] = round(time.process_time() - began, 2)
     (folder / f"seconds-{rank}.json").write_text(json.dumps(seconds))

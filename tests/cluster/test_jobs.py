@@ -1,0 +1,86 @@
+"""Jobs as users submit them: through the job API of a real head, onto a cluster of two raylets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+from safetensors.torch import load_file
+
+from llf_ray.journal import read, summary
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
+SMALL = "seal_small.py"
+SETTINGS = [
+    "resources.placement=STRICT_SPREAD",
+    "recipe.generations=2",
+    "recipe.epochs=2",
+    "recipe.warmup_epochs=1",
+    "task.model.widths=4,4,8,8",
+    "task.data.num_train=100",
+    "task.data.num_held_out=40",
+]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[JobSubmissionClient]:
+    """A client of a fresh head with two raylets of one CPU each."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "tests.cluster.head"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        address = next(line for line in process.stdout if line.startswith("http"))
+        yield JobSubmissionClient(address.strip())
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def submit(client: JobSubmissionClient, job: str, runs: Path, *more: str) -> tuple[JobStatus, str]:
+    """Run a job file of ours with tiny settings to its end; its status and what it printed."""
+    words = " ".join([f"python {ROOT / 'jobs' / job}", *SETTINGS, f"folder={runs}", *more])
+    submission = patiently(client, words)
+    end = time.monotonic() + 280
+    while not (status := client.get_job_status(submission)).is_terminal() and time.monotonic() < end:
+        time.sleep(0.5)
+    return status, client.get_job_logs(submission)
+
+
+def patiently(client: JobSubmissionClient, entrypoint: str) -> str:
+    """Submit; the first raylet's agent may need a moment more than the dashboard."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def test_a_submitted_job_trains_with_one_worker_on_each_of_two_raylets(head: JobSubmissionClient, tmp_path: Path) -> None:
+    status, printed = submit(head, SMALL, tmp_path, "recipe.ascent_epochs=1")
+    assert status == JobStatus.SUCCEEDED, printed
+    folder = tmp_path / "seal-small"
+    now = summary(folder)
+    assert (now.state, now.step, now.total) == ("finished", 8, 8)
+    assert [record["name"] for record in read(folder / "journal.jsonl") if record["kind"] == "phase"] == ["train", "ascent", "descent"]
+    assert load_file(folder / "final" / "model.safetensors")["conv1.weight"].isfinite().all()
+    lines = printed.strip().splitlines()
+    assert lines[-1] == f"log: {folder / 'driver.log'}"
+    assert not [line for line in lines if "WARNING" in line or "(raylet)" in line or "Traceback" in line], printed
