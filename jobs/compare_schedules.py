@@ -1,8 +1,9 @@
 """The main job: four schedules, one network, one budget of optimizer steps, two seeds.
 
-`long` is one cosine over the whole budget, `restarts` four of them, `seal` lets early layers ascend at the start of each generation,
-`later_layer` redraws the later layers there. Claim (Zhou et al. 2022, arXiv:2202.00155, Table 1): on small data later-layer forgetting beats
-the long run of the same budget. More seeds: `llf-ray compare jobs/compare_schedules.py --seeds 5`.
+`long` is one cosine over the whole budget, `restarts` four of them, `seal` lets early layers ascend at the start of
+each generation, `later_layer` redraws the later layers there. Claim (Zhou et al. 2022, arXiv:2202.00155, Table 1): on
+small data later-layer forgetting beats the long run of the same budget. More seeds: `llf-ray compare
+jobs/compare_schedules.py --seeds 5`.
 """
 
 import later_layer_small

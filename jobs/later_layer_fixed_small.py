@@ -1,4 +1,6 @@
-"""Ablation: later layers are held at the same draw in every generation; much worse than a fresh one (Zhou et al. 2022, arXiv:2202.00155)."""
+"""Ablation: later layers are held at the same draw in every generation; much worse than a fresh one (Zhou et al. 2022,
+arXiv:2202.00155).
+"""
 
 from dataclasses import replace
 

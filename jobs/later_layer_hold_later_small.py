@@ -1,4 +1,6 @@
-"""Ablation: redrawn later layers, the classifier apart, stay where the redraw left them (Zhou et al. 2022, arXiv:2202.00155)."""
+"""Ablation: redrawn later layers, the classifier apart, stay where the redraw left them (Zhou et al. 2022,
+arXiv:2202.00155).
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""Later-layer forgetting on the bundled images: layer3, layer4 and fc are redrawn at the start of each generation but the first.
+"""Later-layer forgetting on the bundled images: layer3, layer4 and fc are redrawn at the start of each generation but
+the first.
 
 Zhou et al. 2022, arXiv:2202.00155, claim that on small data this beats one long run of the same budget.
 """

@@ -1,6 +1,8 @@
-"""Warm restarts at the budget of `long_small.py`: four generations of 25 epochs, each with a new optimizer and a new cosine.
+"""Warm restarts at the budget of `long_small.py`: four generations of 25 epochs, each with a new optimizer and a new
+cosine.
 
-The "normal" mode of SEAL's code (Sarfi et al. 2023, arXiv:2304.04858): the baseline that differs from SEAL by the ascent alone.
+The "normal" mode of SEAL's code (Sarfi et al. 2023, arXiv:2304.04858): the baseline that differs from SEAL by the
+ascent alone.
 """
 
 from dataclasses import replace

@@ -1,7 +1,9 @@
-"""SEAL on the bundled images: early layers ascend for the first 6 of 25 epochs of each generation but the first (Sarfi et al. 2023, arXiv:2304.04858).
+"""SEAL on the bundled images: early layers ascend for the first 6 of 25 epochs of each generation but the first (Sarfi
+et al. 2023, arXiv:2304.04858).
 
-What acts is rate x learning rate x number of ascent steps: 125,000 steps a generation in the paper, 240 here, so its 0.01 would do nothing. The
-rate is set by the training accuracy right after an ascent, which should fall without the network being lost.
+What acts is rate x learning rate x number of ascent steps: 125,000 steps a generation in the paper, 240 here, so its
+0.01 would do nothing. The rate is set by the training accuracy right after an ascent, which should fall without the
+network being lost.
 """
 
 from dataclasses import replace

@@ -60,13 +60,16 @@ def _leave(message: str, code: int) -> NoReturn:
 def main() -> None:
     """Iterative training on Ray: forget, relearn, anneal, prune and rewind over generations.
 
-    JOB is a Python file that holds `config = RunConfig(...)` or `comparison = Comparison(...)`; SETTINGS are key=value, under dotted keys such
-    as optim.lr=0.05. RUN is a run's name in the folder of runs, or the path of its folder.
+    JOB is a Python file that holds `config = RunConfig(...)` or `comparison = Comparison(...)`; SETTINGS are
+    key=value, under dotted keys such as optim.lr=0.05. RUN is a run's name in the folder of runs, or the path of its
+    folder.
     """
 
 
 def main_job(file: str) -> NoReturn:
-    """For the last lines of a job file: what `llf-ray run` (or `compare`) does with it, with the same arguments behind it."""
+    """For the last lines of a job file: what `llf-ray run` (or `compare`) does with it, with the same arguments behind
+    it.
+    """
     path = Path(file).resolve()
     try:
         command = "compare" if hasattr(_module(path), "comparison") else "run"
@@ -113,8 +116,10 @@ def _job(job: Path) -> RunConfig | Comparison:
     module = _module(job)
     found = {name: getattr(module, name) for name in ("config", "comparison") if hasattr(module, name)}
     if len(found) != 1:
-        held = "both config and comparison" if found else "neither"
-        raise SettingError(f"{job}: a job holds `config = RunConfig(...)` or `comparison = Comparison(...)`; this file has {held}")
+        held = "both (import a neighbour's under another name)" if found else "neither"
+        raise SettingError(
+            f"{job}: a job holds `config = RunConfig(...)` or `comparison = Comparison(...)`; this file has {held}"
+        )
     ((name, value),) = found.items()
     kind = RunConfig if name == "config" else Comparison
     if not isinstance(value, kind):
@@ -178,10 +183,14 @@ def _find(run: str, folder: Path) -> Path:
     if len(same) == 1:
         return same[0]
     if same:
-        raise SettingError(f"run {run!r} may be {' or '.join(str(path.relative_to(folder)) for path in same)}: name it whole")
+        raise SettingError(
+            f"run {run!r} may be {' or '.join(str(path.relative_to(folder)) for path in same)}: name it whole"
+        )
     near = nearest(run, known)
     hint = f"; did you mean {near!r}?" if near else ""
-    listed = f" (`llf-ray runs --folder {folder}` lists the {len(known)} there are)" if known else f": {folder} holds no run"
+    listed = (
+        f" (`llf-ray runs --folder {folder}` lists the {len(known)} there are)" if known else f": {folder} holds no run"
+    )
     raise SettingError(f"run {run!r} does not exist in {folder}{hint}{listed}")
 
 
@@ -194,10 +203,21 @@ def _find(run: str, folder: Path) -> Path:
 @click.option("--all", "everything", is_flag=True, help="Every generation and every name, nothing shortened.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Where to draw the timeline [default: NAME-plan.png].")
 @click.option("--time", "timed", is_flag=True, help="Run 20 steps here and price the plan: hours, memory per worker.")
-@click.option("--apply", "weights", type=click.Path(path_type=Path), help="Try the plan's operations on a checkpoint, run folder or file of weights.")
+@click.option(
+    "--apply",
+    "weights",
+    type=click.Path(path_type=Path),
+    help="Try the plan's operations on a checkpoint, run folder or file of weights.",
+)
 @click.option("--operation", type=int, help="With --apply: only the operation of this number.")
 def show(
-    job: Path, settings: tuple[str, ...], everything: bool, figure: Path | None, timed: bool, weights: Path | None, operation: int | None
+    job: Path,
+    settings: tuple[str, ...],
+    everything: bool,
+    figure: Path | None,
+    timed: bool,
+    weights: Path | None,
+    operation: int | None,
 ) -> None:
     """Print what a job will do and draw it; nothing is started."""
     from llf_ray.run import Comparison
@@ -217,12 +237,12 @@ def show(
         config = _run_job(job, settings)
         plans, trainings, name = {config.name: _prepare(config)}, 1, config.name
         view = views.show(plans[config.name], everything=everything)
+    tried = [] if weights is None else _tried(plans, weights, operation)
     console = _console()
-    console.print(view)
+    for part in (view, *tried):
+        console.print(part)
     if timed:
         _price(console, plans, trainings)
-    if weights is not None:
-        _try(console, plans, weights, operation)
     console.print(f"\ntimeline: {views.draw(plans, figure or Path(f'{name}-plan.png'))}", soft_wrap=True)
 
 
@@ -234,16 +254,17 @@ def _price(console: Console, plans: Mapping[str, Prepared], trainings: int) -> N
     console.print(report(prepared, price(prepared), trainings=len(plans) * trainings))
 
 
-def _try(console: Console, plans: Mapping[str, Prepared], weights: Path, operation: int | None) -> None:
+def _tried(plans: Mapping[str, Prepared], weights: Path, operation: int | None) -> list[RenderableType]:
+    """What each plan's operations do to the weights; arms of a comparison without operations are left out."""
     from llf_ray.studies import trial
 
-    for name, prepared in plans.items():
+    acting = {name: prepared for name, prepared in plans.items() if trial.deeds(prepared)} or dict(plans)
+    parts: list[RenderableType] = []
+    for name, prepared in acting.items():
         saved = trial.open_weights(weights, prepared.slots)
-        if len(plans) > 1:
-            if not trial.deeds(prepared):
-                continue
-            console.print(f"\n== {name} ==", style="bold")
-        console.print(trial.report(saved, trial.try_operations(prepared, saved, operation)))
+        parts += [f"\n== {name} =="] if len(plans) > 1 else []
+        parts.append(trial.report(saved, trial.try_operations(prepared, saved, operation)))
+    return parts
 
 
 # ----------------------------------------------------------------------------------------------------- run and resume
@@ -280,7 +301,12 @@ def _quiet(plain: bool) -> None:
 @main.command()
 @job_argument
 @settings_argument
-@click.option("--from", "branch", metavar="RUN@GENERATION", help="Start from another run's weights at the end of a generation (0 is the first).")
+@click.option(
+    "--from",
+    "branch",
+    metavar="RUN@GENERATION",
+    help="Start from another run's weights at the end of a generation (0 is the first).",
+)
 @again_option
 @plain_option
 @verbose_option
@@ -325,8 +351,14 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
         return [f"{outcome.state}: {outcome.message}", f"go on with: llf-ray resume {folder}"]
     scores = ", ".join(f"{name.replace('/', ' ')} {amount(name, value)}" for name, value in outcome.scores.items())
     total = sum(outcome.seconds.values())
-    share = f" ({outcome.seconds.get('steps', 0.0) / total:.0%} of {duration(total)} in optimizer steps)" if total else ""
-    return [f"finished after {outcome.step:,} steps{share}", scores, f"weights: {folder / 'final' / 'model.safetensors'}"]
+    share = (
+        f" ({outcome.seconds.get('steps', 0.0) / total:.0%} of {duration(total)} in optimizer steps)" if total else ""
+    )
+    return [
+        f"finished after {outcome.step:,} steps{share}",
+        scores,
+        f"weights: {folder / 'final' / 'model.safetensors'}",
+    ]
 
 
 @main.command()
@@ -338,7 +370,8 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
 def resume(run: str, settings: tuple[str, ...], plain: bool, verbose: bool, folder: Path) -> None:
     """Carry on a run or comparison that stopped.
 
-    It goes on as if nothing had happened.     Settings of where and how may change: resources.workers=4, engine.stage=2.
+    It goes on as if nothing had happened.     Settings of where and how may change: resources.workers=4,
+    engine.stage=2.
     """
     from llf_ray.journal import summary
     from llf_ray.studies.compare import is_comparison
@@ -365,7 +398,8 @@ def _checked(read: Callable[[], Any]) -> Any:
         raise error if isinstance(error, SettingError) else SettingError(str(error)) from error
 
 
-# -------------------------------------------------------------------------------------------------------------- compare
+# --------------------------------------------------------------------------------------------------------------
+# compare
 
 
 @main.command()
@@ -403,7 +437,11 @@ def _compare(place: Path, comparison: Comparison, made: Sequence[Any], plain: bo
     _quiet(plain)
     heard = Heard()
     outcomes = study.carry_out(place, comparison, made, verbose=verbose, on_signal=heard) if made else []
-    lines = [f"{run.folder.name} {o.state}: {o.message}" for run, o in zip(made, outcomes, strict=True) if o.state != "finished"]
+    lines = [
+        f"{run.folder.name} {o.state}: {o.message}"
+        for run, o in zip(made, outcomes, strict=True)
+        if o.state != "finished"
+    ]
     if lines:
         lines.append(f"go on with: llf-ray resume {place}")
     result = study.read_result(place)
@@ -459,7 +497,9 @@ def cut(run: str, folder: Path) -> None:
     if now.state != "running" or now.phase_index is None:
         raise SettingError(f"run {run!r} is {now.state}: only a running run has a phase to cut")
     replace_text(found / "cut.request", json.dumps({"phase": now.phase_index, "time": time.time()}))
-    click.echo(f"asked: phase {now.phase!r} of generation {now.generation} ends when the run next asks where it stands, within an epoch")
+    click.echo(
+        f"asked: phase {now.phase!r} of generation {now.generation} ends when the run next asks where it stands, within an epoch"
+    )
 
 
 def _some_training(comparison: Path) -> str:

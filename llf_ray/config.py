@@ -219,7 +219,8 @@ def _unknown_key(config: Any, prefix: str, head: str, below: Mapping[str, Any]) 
     key = f"{prefix}{head}" + (f".{rest}" if rest else "")
     here = [f"{prefix}{name}" for name in hints(type(config))]
     everywhere = [f"{prefix}{name}" for name in flatten(config)] + here
-    hint = nearest(key, everywhere) or nearest(f"{prefix}{head}", here)
+    same = [name for name in everywhere if name.endswith(f".{key}")]  # only the path in front is missing
+    hint = min(same, key=len, default=None) or nearest(key, everywhere) or nearest(f"{prefix}{head}", here)
     return SettingError(
         f"unknown setting {key!r}" + (f"; did you mean {hint!r}?" if hint else "") + f" (here: {', '.join(here)})"
     )

@@ -18,11 +18,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 __all__ = ["Arm", "Band", "Lane", "Line", "Marks", "Timeline", "comparison", "timeline"]
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6b6b6b"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#6b6b6b",
+)
 ARM_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 PHASE_COLOURS = ("#cfe3f1", "#f7dcb0", "#c5e6da", "#eacfdf", "#dddddd", "#f4cdb9")
@@ -47,7 +55,9 @@ STYLE: Mapping[str, Any] = {
 
 @contextmanager
 def _drawing(path: Path, width: float, height: float, *, constrained: bool = True) -> Iterator[Figure]:
-    """A figure in the project's style, written to ``path`` when all went well; no global state of matplotlib is touched."""
+    """A figure in the project's style, written to ``path`` when all went well; no global state of matplotlib is
+    touched.
+    """
     with matplotlib.rc_context(dict(STYLE)):
         figure = Figure(figsize=(width, height), layout="constrained" if constrained else "none")
         canvas = FigureCanvasAgg(figure)
@@ -56,14 +66,19 @@ def _drawing(path: Path, width: float, height: float, *, constrained: bool = Tru
         canvas.print_figure(path, format="png")
 
 
-def _thousands(value: float, _: int | None = None) -> str:
-    """``4,000``, ``250k``, ``1.25M``: steps as people say them, at most five characters."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.4g}M"
-    return f"{value / 1e3:.4g}k" if abs(value) >= 1e4 else f"{value:,.0f}"
+def _count_steps(ax: Axes) -> None:
+    """Ticks of an axis of steps, all in one unit: ``4,000``, ``250k``, ``1.25M``."""
+    most = ax.get_xlim()[1]
+    unit, letter = (1e6, "M") if most >= 2e6 else (1e3, "k") if most >= 2e4 else (1.0, "")
+    ax.xaxis.set_major_locator(MaxNLocator(9, integer=True))
+    ax.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{round(value / unit, 6):,g}{letter}" if value else "0")
+    )
+    ax.set_xlabel("optimizer steps", labelpad=3)
 
 
-# ------------------------------------------------------------------------------------------------------------- timeline
+# -------------------------------------------------------------------------------------------------------------
+# timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +128,19 @@ class Timeline:
     marks: tuple[Marks, ...] = ()
 
 
-WIDTH, LEFT, RIGHT = 11.0, 1.85, 0.3  # of a timeline, in inches: fixed, so that plans below one another share their steps
+WIDTH, LEFT, RIGHT = (
+    11.0,
+    1.85,
+    0.3,
+)  # of a timeline, in inches: fixed, so that plans below one another share their steps
 TITLE, STRIP, GAP, RATES, ASCENT, LEGEND, ROW, AXIS = 0.42, 0.46, 0.1, 1.4, 0.5, 0.34, 0.26, 0.6
 
 
 def timeline(pictures: Sequence[Timeline], path: Path) -> Path:
     """Draw plans below one another on one scale of optimizer steps.
 
-    Each has a strip of phases, the learning rate of every group (ascent on a scale of its own below), one lane a group with its direction, and
-    one lane for every operation.
+    Each has a strip of phases, the learning rate of every group (ascent on a scale of its own below), one lane a group
+    with its direction, and one lane for every operation.
     """
     height = sum(_height(picture) for picture in pictures)
     most = max(picture.total for picture in pictures)
@@ -174,9 +193,7 @@ def _draw_timeline(sheet: Sheet, picture: Timeline) -> None:
         for start in _generation_starts(picture.bands)[1:]:
             ax.axvline(start, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0.5)
     lanes.tick_params(axis="x", bottom=True, labelbottom=True)
-    lanes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-    lanes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    lanes.set_xlabel("optimizer steps", labelpad=3)
+    _count_steps(lanes)
 
 
 def _generation_starts(bands: Sequence[Band]) -> list[int]:
@@ -191,18 +208,48 @@ def _draw_bands(ax: Axes, picture: Timeline) -> None:
     names = list(dict.fromkeys(band.name for band in picture.bands))
     colours = {name: PHASE_COLOURS[number % len(PHASE_COLOURS)] for number, name in enumerate(names)}
     for band in picture.bands:
-        ax.barh(0.0, band.stop - band.start, left=band.start, height=0.9, color=colours[band.name], edgecolor="white", linewidth=0.6)
+        ax.barh(
+            0.0,
+            band.stop - band.start,
+            left=band.start,
+            height=0.9,
+            color=colours[band.name],
+            edgecolor="white",
+            linewidth=0.6,
+        )
         _write(ax, band.name, band.start, band.stop, 0.0)
-    last = {band.generation: band.stop for band in picture.bands}
-    for start, (generation, stop) in zip(_generation_starts(picture.bands), last.items(), strict=True):
-        _write(ax, str(generation), start, stop, 0.85)
+    _number_generations(ax, picture)
     if len(names) > 1:
         handles = [Patch(color=colours[name], label=name) for name in names]
-        ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 0.97), borderaxespad=0, ncols=len(names), handlelength=1.2, columnspacing=1.2)
+        ax.legend(
+            handles=handles,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 0.97),
+            borderaxespad=0,
+            ncols=len(names),
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
     ax.set_ylim(-0.5, 1.2)
     ax.set_yticks([0.0, 0.85], ["phase", "generation"])
     ax.tick_params(axis="y", length=0)
     ax.spines[:].set_visible(False)
+
+
+def _number_generations(ax: Axes, picture: Timeline) -> None:
+    """Every generation's number over its middle, or every second, fifth, ... where they would touch."""
+    last = {band.generation: band.stop for band in picture.bands}
+    starts = _generation_starts(picture.bands)
+    labels = [
+        ax.text((start + stop) / 2, 0.85, str(generation), ha="center", va="center", fontsize=8.5)
+        for start, (generation, stop) in zip(starts, last.items(), strict=True)
+    ]
+    widest = max(label.get_window_extent().width for label in labels) + 5
+    low, high = ax.get_window_extent().intervalx
+    room = (high - low) * picture.total / (ax.get_xlim()[1] * len(labels))
+    every = next(10**power * step for power in range(9) for step in (1, 2, 5) if 10**power * step * room > widest)
+    for number, label in enumerate(labels):
+        label.set_visible(number % every == 0)
 
 
 def _write(ax: Axes, words: str, start: int, stop: int, height: float) -> None:
@@ -215,7 +262,11 @@ def _write(ax: Axes, words: str, start: int, stop: int, height: float) -> None:
 def _draw_rates(above: Axes, below: Axes | None, picture: Timeline) -> None:
     for number, line in enumerate(picture.lines):
         steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
-        style: dict[str, Any] = {"color": ARM_COLOURS[number % len(ARM_COLOURS)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.6}
+        style: dict[str, Any] = {
+            "color": ARM_COLOURS[number % len(ARM_COLOURS)],
+            "linestyle": DASHES[number % len(DASHES)],
+            "linewidth": 1.6,
+        }
         above.plot(steps, np.where(values >= 0, values, np.nan), label=line.label, **style)
         if below is not None:
             below.plot(steps, np.where(values < 0, values, np.nan), **style)
@@ -228,14 +279,24 @@ def _draw_rates(above: Axes, below: Axes | None, picture: Timeline) -> None:
     if below is not None:
         below.set_ylim(top=0)
         _label(below, "ascent")
-        below.set_yticks([tick for tick in MaxNLocator(3).tick_values(*below.get_ylim()) if below.get_ylim()[0] <= tick < 0])
+        below.set_yticks(
+            [tick for tick in MaxNLocator(3).tick_values(*below.get_ylim()) if below.get_ylim()[0] <= tick < 0]
+        )
         below.spines["bottom"].set_visible(False)
         below.spines["top"].set_visible(True)
 
 
 def _label(ax: Axes, words: str) -> None:
     """A name left of an axis, upright: there is room, and heads stay straight."""
-    ax.text(-0.72 / (WIDTH - LEFT - RIGHT), 0.5, "\n".join(words.split()), transform=ax.transAxes, ha="right", va="center", fontsize=9)
+    ax.text(
+        -0.72 / (WIDTH - LEFT - RIGHT),
+        0.5,
+        "\n".join(words.split()),
+        transform=ax.transAxes,
+        ha="right",
+        va="center",
+        fontsize=9,
+    )
 
 
 def _direction_colour(direction: float) -> str:
@@ -249,7 +310,15 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             ax.barh(row, stop - start, left=start, height=0.66, color=_direction_colour(direction), linewidth=0)
     for row, marks in enumerate(picture.marks, start=len(picture.lanes)):
         ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
-        ax.plot(marks.steps, [row] * len(marks.steps), linestyle="none", marker="D", markersize=5, color="#333333", clip_on=False)
+        ax.plot(
+            marks.steps,
+            [row] * len(marks.steps),
+            linestyle="none",
+            marker="D",
+            markersize=5,
+            color="#333333",
+            clip_on=False,
+        )
     ax.set_yticks(range(len(labels)), ["\n".join(wrap(shorten(label, 54, placeholder=" ..."), 28)) for label in labels])
     for text in ax.get_yticklabels():
         text.set_fontsize(7 if "\n" in text.get_text() else 8.5)
@@ -263,17 +332,28 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
     handles = [Patch(color=colour, label=label) for label, colour, there in found if there]
     if len(handles) > 1:
         anchor = (1.0, 1.0)
-        ax.legend(handles=handles, loc="lower right", bbox_to_anchor=anchor, borderaxespad=0.15, ncols=3, handlelength=1.2, columnspacing=1.2)
+        ax.legend(
+            handles=handles,
+            loc="lower right",
+            bbox_to_anchor=anchor,
+            borderaxespad=0.15,
+            ncols=3,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------- comparison
+# -----------------------------------------------------------------------------------------------------------
+# comparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One schedule of a comparison: validation scores by optimizer step for each seed, and the test score of each seed.
+    """One schedule of a comparison: validation scores by optimizer step for each seed, and the test score of each
+    seed.
 
-    ``generations`` are the steps at which a generation begins, ``ascents`` the [start, stop) of phases in which some group ascends.
+    ``generations`` are the steps at which a generation begins, ``ascents`` the [start, stop) of phases in which some
+    group ascends.
     """
 
     label: str
@@ -284,30 +364,45 @@ class Arm:
 
 
 def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "accuracy") -> Path:
-    """Draw validation scores by budget (mean line, band from the lowest seed to the highest) and test scores at its end."""
-    with _drawing(path, 10.5, 5.2) as figure:
-        main, side = figure.subplots(1, 2, width_ratios=[4.2, max(1.0, 0.3 * len(arms))])
+    """Draw validation scores by budget (mean line, band from the lowest seed to the highest) and test scores at its
+    end.
+    """
+    many = len(arms) > 6
+    with _drawing(path, 10.5, 5.0 + 0.25 * many * len(arms) / 2) as figure:
+        main, side = figure.subplots(1, 2, width_ratios=[4.0, min(3.0, max(1.0, 0.28 * len(arms)))])
         for number, arm in enumerate(arms):
             _draw_arm(main, arm, number)
         _draw_boundaries(main, arms)
-        _draw_test(side, arms)
-        main.set_title(title)
+        _draw_test(side, arms, metric)
+        main.set_title(shorten(title, 90, placeholder=" ..."))
         main.set_ylabel(f"validation {metric}")
-        main.set_xlabel("optimizer steps")
-        main.xaxis.set_major_formatter(FuncFormatter(_thousands))
         main.set_xlim(left=0)
+        _count_steps(main)
         main.set_ylim(*_range(arms))
-        if metric in ("accuracy", "top1", "top5"):
-            for ax in (main, side):
-                ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
         for ax in (main, side):
             ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        main.legend(loc="lower right", handlelength=2.6)
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
+        handles, labels = main.get_legend_handles_labels()
+        if many:
+            figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=3.2)
+        elif handles:
+            main.legend(handles, labels, loc="lower right", handlelength=3.2)
     return path
 
 
-def _colour(number: int) -> str:
-    return ARM_COLOURS[number % len(ARM_COLOURS)]
+def _score(value: float, metric: str, digits: int = 10) -> str:
+    """A score as people say it: shares in per cent."""
+    return (
+        f"{round(100 * value, digits):g} %" if metric in ("accuracy", "top1", "top5") else f"{round(value, digits):g}"
+    )
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Colour and dashes of an arm: no two of 32 alike."""
+    return {
+        "color": ARM_COLOURS[number % len(ARM_COLOURS)],
+        "linestyle": DASHES[(number + number // len(ARM_COLOURS)) % len(DASHES)],
+    }
 
 
 def _on_common_steps(curves: Mapping[int, Sequence[tuple[int, float]]]) -> tuple[list[int], np.ndarray]:
@@ -323,38 +418,61 @@ def _draw_arm(ax: Axes, arm: Arm, number: int) -> None:
     steps, scores = _on_common_steps(arm.curves)
     if not steps:
         return
-    colour = _colour(number)
-    style: dict[str, Any] = {"color": colour, "linestyle": DASHES[number % len(DASHES)], "linewidth": 2.0, "zorder": 3}
-    ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, **style)
+    ax.plot(
+        steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, linewidth=2.0, zorder=3, **_look(number)
+    )
     if len(scores) > 1:
-        ax.fill_between(steps, scores.min(0), scores.max(0), color=colour, alpha=0.15, linewidth=0, zorder=2)
+        ax.fill_between(
+            steps, scores.min(0), scores.max(0), color=_look(number)["color"], alpha=0.15, linewidth=0, zorder=2
+        )
 
 
 def _draw_boundaries(ax: Axes, arms: Sequence[Arm]) -> None:
+    """Generations as dotted lines; stretches in which some arm ascends, shaded once whoever shares them."""
     for step in sorted({step for arm in arms for step in arm.generations}):
         ax.axvline(step, color="#999999", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-    for number, arm in enumerate(arms):
-        for place, (start, stop) in enumerate(arm.ascents):
-            label = f"{arm.label}: ascent" if place == 0 else None
-            ax.axvspan(start, stop, color=_colour(number), alpha=0.12, linewidth=0, zorder=0, label=label)
+    shared: dict[tuple[tuple[int, int], ...], list[str]] = {}
+    for arm in arms:
+        if arm.ascents:
+            shared.setdefault(arm.ascents, []).append(arm.label)
+    for ascents, labels in shared.items():
+        for place, (start, stop) in enumerate(ascents):
+            label = shorten(f"ascent in {', '.join(labels)}", 44, placeholder=" ...") if place == 0 else None
+            ax.axvspan(start, stop, color=ASCEND, alpha=0.25, linewidth=0, zorder=0, label=label)
 
 
-def _draw_test(ax: Axes, arms: Sequence[Arm]) -> None:
+def _draw_test(ax: Axes, arms: Sequence[Arm], metric: str) -> None:
     ax.set_title("test, at the end")
     for number, arm in enumerate(arms):
         scores = list(arm.test.values())
         if not scores:
             continue
+        colour, mean = _look(number)["color"], float(np.mean(scores))
         places = number + (np.arange(len(scores)) - (len(scores) - 1) / 2) * min(0.12, 0.5 / len(scores))
-        ax.plot(places, scores, linestyle="none", marker="o", markersize=6, color=_colour(number), markeredgecolor="white", zorder=3)
-        ax.hlines(float(np.mean(scores)), number - 0.34, number + 0.34, color=_colour(number), linewidth=2.2, zorder=2)
-    ax.set_xticks(range(len(arms)), [shorten(arm.label, 24, placeholder="...") for arm in arms], rotation=40, ha="right", rotation_mode="anchor")
+        ax.plot(
+            places, scores, linestyle="none", marker="o", markersize=6, color=colour, markeredgecolor="white", zorder=3
+        )
+        ax.hlines(mean, number - 0.34, number + 0.34, color=colour, linewidth=2.2, zorder=2)
+        text = _score(mean, metric, 1 if metric in ("accuracy", "top1", "top5") else 4).removesuffix(" %")
+        ax.annotate(
+            text,
+            (number, max(scores)),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=colour,
+        )
+    labels = [shorten(arm.label, 24, placeholder="...") for arm in arms]
+    ax.set_xticks(range(len(arms)), labels, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(arms) - 0.4)
     ax.margins(y=0.25)
 
 
 def _range(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
-    """From a little below the lowest score after the first sixth of the budget: the first climb would press all else together."""
+    """From a little below the lowest score after the first sixth of the budget: the first climb would press all else
+    together.
+    """
     points = [(step, value) for arm in arms for curve in arm.curves.values() for step, value in curve]
     if not points:
         return None, None

@@ -90,7 +90,8 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name or any(not (c.isalnum() or c in "-_.") for c in self.name) or self.name.startswith("."):
+        named = isinstance(self.name, str) and self.name and not self.name.startswith(".")
+        if not named or any(not (c.isalnum() or c in "-_.") for c in self.name):
             raise SettingError(f"name = {self.name!r}: letters, digits, '-', '_' and '.' only, since it names a folder")
 
     @property

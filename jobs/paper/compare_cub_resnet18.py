@@ -1,11 +1,12 @@
-"""The comparison of Zhou et al. 2022 (arXiv:2202.00155), Table 1, on CUB-200 with ResNet18: one long run of 2,200 epochs against eleven generations of 200.
+"""The comparison of Zhou et al. 2022 (arXiv:2202.00155), Table 1, on CUB-200 with ResNet18: one long run of 2,200
+epochs against eleven generations of 200.
 
 Three seeds, as the paper's mean and deviation have. The redraw from `layer3` is its other published threshold.
 """
 
 from dataclasses import replace
 
-from later_layer_cub_resnet18 import config
+from later_layer_cub_resnet18 import config as published
 
 from llf_ray.cli import main_job
 from llf_ray.recipes.later_layer import LaterLayer
@@ -13,15 +14,15 @@ from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.run import Comparison
 
-assert isinstance(config.recipe, LaterLayer)
+assert isinstance(published.recipe, LaterLayer)
 comparison = Comparison(
     name="compare-cub-resnet18",
-    base=config,
+    base=published,
     arms={
         "long": Long(generations=11, epochs=200, warmup_epochs=5),
         "restarts": Restarts(generations=11, epochs=200, warmup_epochs=5),
-        "later_layer4": config.recipe,
-        "later_layer3": replace(config.recipe, threshold="layer3"),
+        "later_layer4": published.recipe,
+        "later_layer3": replace(published.recipe, threshold="layer3"),
     },
     seeds=(0, 1, 2),
 )

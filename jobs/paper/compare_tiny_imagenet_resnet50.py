@@ -1,9 +1,10 @@
-"""The comparison of Sarfi et al. 2023 (arXiv:2304.04858) on Tiny-ImageNet with ResNet50: SEAL 59.22 % against later-layer forgetting 56.92 %.
+"""The comparison of Sarfi et al. 2023 (arXiv:2304.04858) on Tiny-ImageNet with ResNet50: SEAL 59.22 % against
+later-layer forgetting 56.92 %.
 
 Both after ten generations; the long run and warm restarts of the same 5.0 million steps stand beside them.
 """
 
-from seal_tiny_imagenet_resnet50 import config
+from seal_tiny_imagenet_resnet50 import config as published
 
 from llf_ray.cli import main_job
 from llf_ray.recipes.later_layer import LaterLayer
@@ -13,12 +14,12 @@ from llf_ray.run import Comparison
 
 comparison = Comparison(
     name="compare-tiny-imagenet-resnet50",
-    base=config,
+    base=published,
     arms={
         "long": Long(generations=10, epochs=160, warmup_epochs=20),
         "restarts": Restarts(generations=10, epochs=160, warmup_epochs=20),
         "later_layer": LaterLayer(generations=10, epochs=160, warmup_epochs=20, threshold="layer3"),
-        "seal": config.recipe,
+        "seal": published.recipe,
     },
     seeds=(0, 1, 2),
 )

@@ -91,6 +91,9 @@ class KernelBlock:
         result = {}
         for slot in slots:
             mask = torch.zeros(slot.shape, dtype=torch.bool)
+            if not slot.shape:  # a normaliser's counter
+                result[slot.name] = ~mask
+                continue
             outputs = slot.shape[0] if slot.count == last else math.ceil(self.share * slot.shape[0])
             inputs = (
                 slice(None) if slot.count <= 1 or len(slot.shape) < 2 else slice(math.ceil(self.share * slot.shape[1]))

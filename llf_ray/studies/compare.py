@@ -1,7 +1,7 @@
 """Several schedules at one budget: train every arm with every seed in one worker group, then table, figure and record.
 
-A comparison's folder holds one run folder for each training (``ARM-seedN``), ``figures/`` and ``tables/``; its run.json names the
-trainings. Results are read from the runs' journals alone, so they can be made again at any time.
+A comparison's folder holds one run folder for each training (``ARM-seedN``), ``figures/`` and ``tables/``; its
+run.json names the trainings. Results are read from the runs' journals alone, so they can be made again at any time.
 """
 
 from __future__ import annotations
@@ -64,18 +64,25 @@ CONFIDENCE = 0.95
 
 
 def adjust(
-    comparison: Comparison, assignments: Mapping[str, str], *, num_seeds: int | None = None, arms: Sequence[str] | None = None
+    comparison: Comparison,
+    assignments: Mapping[str, str],
+    *,
+    num_seeds: int | None = None,
+    arms: Sequence[str] | None = None,
 ) -> Comparison:
     """A comparison with other settings.
 
-    Keys are the base's; ``recipe.KEY`` sets a key in every arm, ``arms.NAME.KEY`` in one; ``name`` and ``seeds`` are the comparison's own.
+    Keys are the base's; ``recipe.KEY`` sets a key in every arm, ``arms.NAME.KEY`` in one; ``name`` and ``seeds`` are
+    the comparison's own.
 
     Raises:
         SettingError: unknown key or arm, wrong type, impossible value, a seed for the base.
     """
     if "seed" in assignments:
         raise SettingError(f"seed = {assignments['seed']!r}: a comparison has seeds; write seeds=0,1,2 or --seeds 3")
-    own = {key: value for key, value in assignments.items() if key.partition(".")[0] in ("name", "seeds", "arms", "base")}
+    own = {
+        key: value for key, value in assignments.items() if key.partition(".")[0] in ("name", "seeds", "arms", "base")
+    }
     shared = {key.removeprefix("recipe."): value for key, value in assignments.items() if key.startswith("recipe.")}
     base = {key: value for key, value in assignments.items() if key not in own and not key.startswith("recipe.")}
     comparison = override(comparison, own)
@@ -116,7 +123,8 @@ def prepare_arms(comparison: Comparison, check: Callable[[RunConfig], Prepared] 
     return prepared
 
 
-# -------------------------------------------------------------------------------------------------------------- folders
+# --------------------------------------------------------------------------------------------------------------
+# folders
 
 
 def is_comparison(folder: Path) -> bool:
@@ -138,7 +146,8 @@ def begin(comparison: Comparison, *, job_file: Path | None = None, again: bool =
     folder = free_folder(Path(comparison.base.folder) / comparison.name, again=again)
     names = {f"{arm}-seed{seed}": (arm, config) for (arm, seed), config in comparison.runs().items()}
     runs = [
-        create(replace(prepared[arm], config=config), folder / name, job_file=job_file, parent="..") for name, (arm, config) in names.items()
+        create(replace(prepared[arm], config=config), folder / name, job_file=job_file, parent="..")
+        for name, (arm, config) in names.items()
     ]
     if job_file is not None:
         shutil.copyfile(job_file, folder / JOB_COPY)
@@ -202,7 +211,8 @@ def _outcome(run_folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-# ------------------------------------------------------------------------------------------------------------ carry out
+# ------------------------------------------------------------------------------------------------------------ carry
+# out
 
 
 def carry_out(
@@ -221,7 +231,14 @@ def carry_out(
     begun, outcomes = time.time(), list[Outcome]()
     try:
         outcomes = list(
-            execute(runs, title=comparison.name, display=display, verbose=verbose, log_file=folder / "driver.log", on_signal=on_signal)
+            execute(
+                runs,
+                title=comparison.name,
+                display=display,
+                verbose=verbose,
+                log_file=folder / "driver.log",
+                on_signal=on_signal,
+            )
         )
         return outcomes
     finally:
@@ -251,7 +268,8 @@ def publish(folder: Path) -> str | None:
     return None
 
 
-# -------------------------------------------------------------------------------------------------------------- results
+# --------------------------------------------------------------------------------------------------------------
+# results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +292,9 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """Differences with the first arm, seed by seed; ``interval`` holds their mean with 95 % confidence, from three seeds on."""
+    """Differences with the first arm, seed by seed; ``interval`` holds their mean with 95 % confidence, from three
+    seeds on.
+    """
 
     by_seed: Mapping[int, float]
     mean: float | None
@@ -317,7 +337,8 @@ def read_result(folder: Path) -> Result:
     comparison = _settings(folder)
     metric = comparison.base.task.metric
     trainings = {
-        arm: {seed: _training(folder / f"{arm}-seed{seed}", metric) for seed in comparison.seeds} for arm in comparison.arms
+        arm: {seed: _training(folder / f"{arm}-seed{seed}", metric) for seed in comparison.seeds}
+        for arm in comparison.arms
     }
     first = next(iter(trainings))
     return Result(
@@ -325,7 +346,9 @@ def read_result(folder: Path) -> Result:
         metric=metric,
         seeds=comparison.seeds,
         arms=tuple(
-            _arm_result(arm, found, None if arm == first else trainings[first], folder / f"{arm}-seed{comparison.seeds[0]}")
+            _arm_result(
+                arm, found, None if arm == first else trainings[first], folder / f"{arm}-seed{comparison.seeds[0]}"
+            )
             for arm, found in trainings.items()
         ),
         seconds=read_run(folder).get("seconds", 0.0),
@@ -356,7 +379,9 @@ def _training(run_folder: Path, metric: str) -> Training:
     )
 
 
-def _arm_result(arm: str, trainings: Mapping[int, Training], first: Mapping[int, Training] | None, one: Path) -> ArmResult:
+def _arm_result(
+    arm: str, trainings: Mapping[int, Training], first: Mapping[int, Training] | None, one: Path
+) -> ArmResult:
     test = [found.test for found in trainings.values() if found.test is not None]
     validation = [found.validation for found in trainings.values() if found.validation is not None]
     bounds, ascents, total = _shape(one)
@@ -366,7 +391,9 @@ def _arm_result(arm: str, trainings: Mapping[int, Training], first: Mapping[int,
         mean=float(np.mean(test)) if test else None,
         spread=spread(test),
         validation_mean=float(np.mean(validation)) if validation else None,
-        against=None if first is None else against({s: t.test for s, t in trainings.items()}, {s: t.test for s, t in first.items()}),
+        against=None
+        if first is None
+        else against({s: t.test for s, t in trainings.items()}, {s: t.test for s, t in first.items()}),
         generations=bounds,
         ascents=ascents,
         total=total,
@@ -411,7 +438,8 @@ def _interval(differences: Sequence[float]) -> tuple[float, float] | None:
     return float(np.mean(differences)) - half, float(np.mean(differences)) + half
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+# ----------------------------------------------------------------------------------------------------------------
+# words
 
 
 def spread_name(num_seeds: int) -> str:
@@ -443,7 +471,11 @@ def _columns(result: Result) -> list[str]:
 def _rows(result: Result) -> list[list[str]]:
     rows = []
     for arm in result.arms:
-        row = [arm.arm, *(_points(arm.trainings[seed].test, result.metric) for seed in result.seeds), _points(arm.mean, result.metric)]
+        row = [
+            arm.arm,
+            *(_points(arm.trainings[seed].test, result.metric) for seed in result.seeds),
+            _points(arm.mean, result.metric),
+        ]
         if len(result.seeds) > 1:
             row.append(_points(arm.spread, result.metric))
         if len(result.arms) > 1:
@@ -461,7 +493,11 @@ def _against_cells(found: Against | None, result: Result) -> list[str]:
         _points(found.mean, result.metric, sign=True),
     ]
     if three:
-        cells.append("-" if found.interval is None else " to ".join(_points(edge, result.metric, sign=True) for edge in found.interval))
+        cells.append(
+            "-"
+            if found.interval is None
+            else " to ".join(_points(edge, result.metric, sign=True) for edge in found.interval)
+        )
     return cells
 
 
@@ -471,7 +507,9 @@ def report(result: Result) -> RenderableType:
     table: Table = table_like(*columns, right=range(1, len(columns)))
     for row in _rows(result):
         table.add_row(*row)
-    return Stacked(Text(_headline(result), style="bold"), table, *(Text(line, style="dim") for line in _time_lines(result)))
+    return Stacked(
+        Text(_headline(result), style="bold"), table, *(Text(line, style="dim") for line in _time_lines(result))
+    )
 
 
 def _headline(result: Result) -> str:
@@ -489,14 +527,23 @@ def _time_lines(result: Result) -> list[str]:
     total = sum(training.total_seconds for training in trainings)
     shares = [training.seconds.get("steps", 0.0) / training.total_seconds for training in trainings]
     each = f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of each training"
-    whole = f", {100 * steps / result.seconds:.0f} % of the {duration(result.seconds)} from the start of Ray to its end" if result.seconds else ""
+    whole = (
+        f", {100 * steps / result.seconds:.0f} % of the {duration(result.seconds)} from the start of Ray to its end"
+        if result.seconds
+        else ""
+    )
     return [f"time: {duration(steps)} of {duration(total)} in optimizer steps ({each}{whole})"]
 
 
 def markdown(result: Result) -> str:
     """The table as Markdown, with what its columns mean."""
     columns = _columns(result)
-    lines = [f"# {_headline(result)}", "", "| " + " | ".join(columns) + " |", "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|"]
+    lines = [
+        f"# {_headline(result)}",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|",
+    ]
     lines += ["| " + " | ".join(row) + " |" for row in _rows(result)]
     lines += ["", *_legend(result), *_time_lines(result)]
     return "\n".join(lines) + "\n"
@@ -555,7 +602,9 @@ def plain(result: Result) -> dict[str, Any]:
                     "interval": arm.against.interval,
                 },
                 "total_steps": arm.total,
-                "curves": {str(seed): [list(point) for point in training.curve] for seed, training in arm.trainings.items()},
+                "curves": {
+                    str(seed): [list(point) for point in training.curve] for seed, training in arm.trainings.items()
+                },
                 "seconds": {str(seed): dict(training.seconds) for seed, training in arm.trainings.items()},
             }
             for arm in result.arms

@@ -35,7 +35,9 @@ Stage = Literal[0, 1, 2, 3]
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What was measured on this machine: seconds of an optimizer step and of scoring an item, bytes kept for a backward pass."""
+    """What was measured on this machine: seconds of an optimizer step and of scoring an item, bytes kept for a
+    backward pass.
+    """
 
     device: str
     threads: int
@@ -47,7 +49,9 @@ class Price:
 
 
 def price(prepared: Prepared) -> Price:
-    """Train one worker's share of `STEPS` steps in this process, on the task's own data, and score one batch. Nothing is kept."""
+    """Train one worker's share of `STEPS` steps in this process, on the task's own data, and score one batch. Nothing
+    is kept.
+    """
     config = prepared.config
     workers = config.resources.workers
     device = torch.device("cuda" if config.resources.gpus and torch.cuda.is_available() else "cpu")
@@ -73,7 +77,9 @@ def _measure(prepared: Prepared, engine: LocalEngine, micro: int, accumulation: 
     for step in range(WARM_UP + STEPS):
         begin = time.perf_counter()
         with kept if step == 0 else _nothing():
-            loss = engine.step((next(batches) for _ in range(accumulation)), lambda model, batch: task.loss(model, batch)[0])
+            loss = engine.step(
+                (next(batches) for _ in range(accumulation)), lambda model, batch: task.loss(model, batch)[0]
+            )
         _wait(device)
         seconds.append(time.perf_counter() - begin)
     return Price(
@@ -102,7 +108,9 @@ def _scoring(prepared: Prepared, engine: LocalEngine, device: torch.device) -> f
 
 
 class Kept:
-    """Counts the bytes that autograd keeps for a backward pass, each storage once, weights apart. A context, hence a class."""
+    """Counts the bytes that autograd keeps for a backward pass, each storage once, weights apart. A context, hence a
+    class.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
@@ -168,7 +176,12 @@ def report(prepared: Prepared, found: Price, *, trainings: int = 1) -> Renderabl
         f"the whole plan: {_hours(hours * 3600)} on {workers} workers as fast as this = {_hours(hours * 3600 * workers)} of worker time",
         "not in it: exchange of gradients between workers, checkpoints, start; workers that share one machine's cores or memory slow one another",
     ]
-    return Stacked(Text("\nTime", style="bold"), *(Text(line) for line in lines), Text("\nMemory of one worker", style="bold"), _memory(prepared, found))
+    return Stacked(
+        Text("\nTime", style="bold"),
+        *(Text(line) for line in lines),
+        Text("\nMemory of one worker", style="bold"),
+        _memory(prepared, found),
+    )
 
 
 def _hours(seconds: float) -> str:

@@ -38,12 +38,15 @@ __all__ = [
 SAMPLES = 1500  # points of a drawn learning-rate curve
 
 
-# --------------------------------------------------------------------------------------------------- facts about a plan
+# --------------------------------------------------------------------------------------------------- facts about a
+# plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """A phase as a person reads it: its steps, its rates by group (lowest, highest, last; below zero: ascent), and what is special."""
+    """A phase as a person reads it: its steps, its rates by group (lowest, highest, last; below zero: ascent), and
+    what is special.
+    """
 
     index: int
     phase: Phase
@@ -70,7 +73,9 @@ def stretches(prepared: Prepared) -> list[Stretch]:
             start=start,
             stop=stop,
             epochs=(stop - start) / plan.epoch_steps[index],
-            rates={label: rate_range(prepared, index, label) for label in _labels(plan.phases[index], prepared.slots)} if start < stop else {},
+            rates={label: rate_range(prepared, index, label) for label in _labels(plan.phases[index], prepared.slots)}
+            if start < stop
+            else {},
             notes=tuple(_notes(plan.phases[index])),
         )
         for index, (start, stop) in enumerate(spans(plan))
@@ -96,7 +101,8 @@ def _rate(prepared: Prepared, position: Position, label: str) -> float:
 
 
 def rate_range(prepared: Prepared, index: int, label: str) -> tuple[float, float, float]:
-    """Lowest, highest (by size) and last rate of a group in a phase, with the direction's sign; without layer-wise factors.
+    """Lowest, highest (by size) and last rate of a group in a phase, with the direction's sign; without layer-wise
+    factors.
 
     A curve rises through its warm-up and falls behind it, so the ends and the turn are enough.
     """
@@ -106,7 +112,11 @@ def rate_range(prepared: Prepared, index: int, label: str) -> tuple[float, float
     phase = plan.phases[index]
     curve = next((rule.curve for rule in phase.rules if rule.select.label == label and rule.curve), phase.curve)
     turn = _turn(plan, curve, first)
-    found = [_rate(prepared, locate(plan, step), label) for step in sorted({start, turn - 1, turn, stop - 1}) if start <= step < stop]
+    found = [
+        _rate(prepared, locate(plan, step), label)
+        for step in sorted({start, turn - 1, turn, stop - 1})
+        if start <= step < stop
+    ]
     return min(found, key=abs), max(found, key=abs), found[-1]
 
 
@@ -139,7 +149,8 @@ def _notes(phase: Phase) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Deed:
-    """An operation of the plan and what it touches. ``number`` is what ``--operation`` takes; ``key`` is that of its first draw.
+    """An operation of the plan and what it touches. ``number`` is what ``--operation`` takes; ``key`` is that of its
+    first draw.
 
     ``slots`` is empty where no weight changes (a snapshot, a mask).
     """
@@ -191,7 +202,8 @@ def _sizes(slots: Sequence[Slot]) -> tuple[int, int]:
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- picture
+# --------------------------------------------------------------------------------------------------------------
+# picture
 
 
 def picture(prepared: Prepared, title: str) -> figures.Timeline:
@@ -199,17 +211,27 @@ def picture(prepared: Prepared, title: str) -> figures.Timeline:
     plan, every = prepared.plan, stretches(prepared)
     ruled = {rule.select.label: rule.select for phase in plan.phases for rule in phase.rules}
     named = {name for select in ruled.values() for name in resolve(select, prepared.slots)}
-    labels = [*ruled, *(["rest"] if any(slot.name not in named for slot in prepared.slots if slot.kind != "statistic") else [])]
+    labels = [
+        *ruled,
+        *(["rest"] if any(slot.name not in named for slot in prepared.slots if slot.kind != "statistic") else []),
+    ]
     bands = tuple(
-        figures.Band(start=s.start, stop=s.stop, name=s.phase.name, generation=s.phase.generation) for s in every if s.start < s.stop
+        figures.Band(start=s.start, stop=s.stop, name=s.phase.name, generation=s.phase.generation)
+        for s in every
+        if s.start < s.stop
     )
     rebuilt = tuple(s.start for s in every if s.phase.optimizer == "rebuild")
-    operations = [figures.Marks(label=deed.operation.label, steps=tuple(step for _, _, step in deed.places)) for deed in deeds(prepared)]
+    operations = [
+        figures.Marks(label=deed.operation.label, steps=tuple(step for _, _, step in deed.places))
+        for deed in deeds(prepared)
+    ]
     return figures.Timeline(
         title=title,
         total=plan.total,
         bands=bands,
-        lanes=tuple(figures.Lane(label=label if ruled else "all layers", spans=_directions(every, label)) for label in labels),
+        lanes=tuple(
+            figures.Lane(label=label if ruled else "all layers", spans=_directions(every, label)) for label in labels
+        ),
         lines=tuple(_line(prepared, label) for label in labels),
         marks=(*operations, *([figures.Marks(label="new optimizer", steps=rebuilt)] if rebuilt else [])),
     )
@@ -239,7 +261,8 @@ def draw(prepared: Mapping[str, Prepared], path: Path) -> Path:
     return figures.timeline(pictures, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+# ----------------------------------------------------------------------------------------------------------------
+# words
 
 
 def show(prepared: Prepared, *, everything: bool = False) -> RenderableType:
@@ -257,9 +280,22 @@ def _details(prepared: Prepared, everything: bool) -> list[RenderableType]:
     ]
 
 
-def show_comparison(comparison: Comparison, arms: Mapping[str, Prepared], *, everything: bool = False) -> RenderableType:
+def show_comparison(
+    comparison: Comparison, arms: Mapping[str, Prepared], *, everything: bool = False
+) -> RenderableType:
     """Every arm's plan, budgets side by side first."""
-    table = table_like("arm", "recipe", "generations", "phases", "steps", "epochs", "ascent steps", "operations", "plan", right=(2, 3, 4, 5, 6, 7))
+    table = table_like(
+        "arm",
+        "recipe",
+        "generations",
+        "phases",
+        "steps",
+        "epochs",
+        "ascent steps",
+        "operations",
+        "plan",
+        right=(2, 3, 4, 5, 6, 7),
+    )
     for arm, prepared in arms.items():
         every = stretches(prepared)
         ascent = sum(s.stop - s.start for s in every if min(s.phase.directions.values()) < 0)
@@ -278,9 +314,16 @@ def show_comparison(comparison: Comparison, arms: Mapping[str, Prepared], *, eve
     steps = sum(prepared.plan.total for prepared in arms.values()) * len(comparison.seeds)
     seeds = ", ".join(str(seed) for seed in comparison.seeds)
     problem = check_budgets(arms)
-    verdict = Text(problem, style="bold red") if problem else Text("equal budgets: every arm takes the same number of optimizer steps")
+    verdict = (
+        Text(problem, style="bold red")
+        if problem
+        else Text("equal budgets: every arm takes the same number of optimizer steps")
+    )
     parts: list[RenderableType] = [
-        Text(f"{comparison.name}: {len(arms)} arms x seeds {seeds} = {runs} trainings, {steps:,} optimizer steps in all\n", style="bold"),
+        Text(
+            f"{comparison.name}: {len(arms)} arms x seeds {seeds} = {runs} trainings, {steps:,} optimizer steps in all\n",
+            style="bold",
+        ),
         _listed(_shared_facts(next(iter(arms.values())))),
         Text(""),
         table,
@@ -309,7 +352,9 @@ def table_like(*columns: str, right: Sequence[int] = (), fold: Sequence[int] = (
     """A table without lines; numbers stand right, ``fold`` columns may wrap."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number in right else "left", no_wrap=number not in fold, overflow="fold")
+        table.add_column(
+            name, justify="right" if number in right else "left", no_wrap=number not in fold, overflow="fold"
+        )
     return table
 
 
@@ -320,7 +365,11 @@ def _shared_facts(prepared: Prepared) -> dict[str, str]:
     parameters, weights = _sizes(prepared.slots)
     items = ", ".join(f"{config.task.num_items(role):,} {role}" for role in ROLES)
     tensors = sum(slot.kind != "statistic" for slot in prepared.slots)
-    extras = {"layer decay": config.optim.layer_decay, "averaged weights": config.optim.averaged, "clip": config.engine.clip}
+    extras = {
+        "layer decay": config.optim.layer_decay,
+        "averaged weights": config.optim.averaged,
+        "clip": config.engine.clip,
+    }
     return {
         "task": f"{type(config.task).__name__}: {_inner(config.task)}; {items}",
         "model": f"{parameters:,} parameters ({weights:,} convolution and linear weights) in {tensors} tensors",
@@ -362,7 +411,18 @@ def _inner(value: object) -> str:
 
 
 def _phase_table(prepared: Prepared, everything: bool) -> Table:
-    table = table_like("gen.", "phase", "steps", "number", "epochs", "learning rate (low / peak / end)", "at entry", "notes", right=(3, 4), fold=(6, 7))
+    table = table_like(
+        "gen.",
+        "phase",
+        "steps",
+        "number",
+        "epochs",
+        "learning rate (low / peak / end)",
+        "at entry",
+        "notes",
+        right=(3, 4),
+        fold=(6, 7),
+    )
     generations = [list(group) for _, group in groupby(stretches(prepared), key=lambda s: s.phase.generation)]
     alike = [[generation] for generation in generations] if everything else _runs_of_alike(generations)
     for run in alike:
@@ -432,7 +492,10 @@ def _add_repeats(table: Table, run: Sequence[Sequence[Stretch]]) -> None:
 
 def _legend(prepared: Prepared) -> RenderableType | None:
     if any(min(phase.directions.values()) < 0 for phase in prepared.plan.phases):
-        return Text("rates below zero ascend: the sign goes into the gradient, S into the rate, weight decay keeps its own sign", style="dim")
+        return Text(
+            "rates below zero ascend: the sign goes into the gradient, S into the rate, weight decay keeps its own sign",
+            style="dim",
+        )
     return None
 
 
@@ -453,15 +516,33 @@ def _selection_table(prepared: Prepared, everything: bool) -> RenderableType | N
     selections = selections_of(prepared.plan)
     if not selections:
         return None
-    table = table_like("group", "tensors", "entries", "of all parameters", "of conv. and linear weights", "names", right=(1, 2, 3, 4), fold=(0, 5))
+    table = table_like(
+        "group",
+        "tensors",
+        "entries",
+        "of all parameters",
+        "of conv. and linear weights",
+        "names",
+        right=(1, 2, 3, 4),
+        fold=(0, 5),
+    )
     parameters, weights = _sizes(prepared.slots)
     for selection in selections:
         names = set(resolve(selection, prepared.slots))
-        _add_slots(table, [selection.label], [slot for slot in prepared.slots if slot.name in names], parameters, weights, everything)
+        _add_slots(
+            table,
+            [selection.label],
+            [slot for slot in prepared.slots if slot.name in names],
+            parameters,
+            weights,
+            everything,
+        )
     return table
 
 
-def _add_slots(table: Table, first: list[str], slots: Sequence[Slot], parameters: int, weights: int, everything: bool) -> None:
+def _add_slots(
+    table: Table, first: list[str], slots: Sequence[Slot], parameters: int, weights: int, everything: bool
+) -> None:
     entries = sum(slot.size for slot in slots if slot.kind != "statistic")
     table.add_row(
         *(Text(text) for text in first),
@@ -477,7 +558,16 @@ def _operation_table(prepared: Prepared, everything: bool) -> RenderableType:
     found = deeds(prepared)
     if not found:
         return Text("none: no weight is changed but by training")
-    columns = ("no.", "operation", "when", "tensors", "entries", "of all parameters", "of conv. and linear weights", "names")
+    columns = (
+        "no.",
+        "operation",
+        "when",
+        "tensors",
+        "entries",
+        "of all parameters",
+        "of conv. and linear weights",
+        "names",
+    )
     table = table_like(*columns, right=(0, 3, 4, 5, 6), fold=(1, 2, 7))
     parameters, weights = _sizes(prepared.slots)
     for deed in found:
@@ -499,12 +589,25 @@ def _when(deed: Deed, everything: bool) -> str:
 
 
 def _group_table(prepared: Prepared, everything: bool) -> Table:
-    table = table_like("group", "tensors", "entries", "share", "weight decay", "rate x", "directions", "names", right=(1, 2, 3, 4, 5), fold=(0, 6, 7))
+    table = table_like(
+        "group",
+        "tensors",
+        "entries",
+        "share",
+        "weight decay",
+        "rate x",
+        "directions",
+        "names",
+        right=(1, 2, 3, 4, 5),
+        fold=(0, 6, 7),
+    )
     sizes = {slot.name: slot.size for slot in prepared.slots}
     parameters, _ = _sizes(prepared.slots)
     for group in prepared.groups:
         entries = sum(sizes[name] for name in group.parameters)
-        rules = [group_rules(phase, prepared.groups, prepared.config.optim)[group.name] for phase in prepared.plan.phases]
+        rules = [
+            group_rules(phase, prepared.groups, prepared.config.optim)[group.name] for phase in prepared.plan.phases
+        ]
         directions = dict.fromkeys(rule.direction for rule in rules)
         decays = dict.fromkeys(rule.weight_decay for rule in rules)
         table.add_row(

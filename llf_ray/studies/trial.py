@@ -49,7 +49,9 @@ class _FromPieces(Mapping[str, Tensor]):
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
-        self._kinds = {name: kind for kind in ("weight", "buffer") if kind in pieces.kinds() for name in pieces.names(kind)}
+        self._kinds = {
+            name: kind for kind in ("weight", "buffer") if kind in pieces.kinds() for name in pieces.names(kind)
+        }
 
     def __getitem__(self, name: str) -> Tensor:
         return self._pieces.full(self._kinds[name], name)
@@ -62,14 +64,17 @@ class _FromPieces(Mapping[str, Tensor]):
 
 
 def open_weights(path: Path, slots: Sequence[Slot]) -> Saved:
-    """Open a checkpoint folder, a run's folder (its newest checkpoint), or a file of weights, and hold it against the model.
+    """Open a checkpoint folder, a run's folder (its newest checkpoint), or a file of weights, and hold it against the
+    model.
 
     Raises:
         SettingError: nothing readable there, or weights of another model.
     """
     if not path.exists():
         near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else None
-        raise SettingError(f"checkpoint {path} does not exist" + (f"; did you mean {path.parent / near}?" if near else ""))
+        raise SettingError(
+            f"checkpoint {path} does not exist" + (f"; did you mean {path.parent / near}?" if near else "")
+        )
     saved = _open_folder(path) if path.is_dir() else _open_file(path)
     _check(saved, slots)
     return saved
@@ -91,7 +96,11 @@ def _open_folder(path: Path) -> Saved:
     problem = verify(folder)
     if problem:
         raise SettingError(f"checkpoint {problem}")
-    return Saved(where=str(folder), values=_FromPieces(Pieces(folder)), stores=Stores(folder.parent.parent, load_stand(folder).stores))
+    return Saved(
+        where=str(folder),
+        values=_FromPieces(Pieces(folder)),
+        stores=Stores(folder.parent.parent, load_stand(folder).stores),
+    )
 
 
 def _check(saved: Saved, slots: Sequence[Slot]) -> None:
@@ -100,13 +109,16 @@ def _check(saved: Saved, slots: Sequence[Slot]) -> None:
             raise SettingError(f"{saved.where} is of another model: " + str(unknown("weight", slot.name, saved.values)))
         found = tuple(saved.values[slot.name].shape)
         if found != slot.shape:
-            raise SettingError(f"{saved.where} is of another model: {slot.name} has shape {found} there and {slot.shape} in this job")
+            raise SettingError(
+                f"{saved.where} is of another model: {slot.name} has shape {found} there and {slot.shape} in this job"
+            )
 
 
 def try_operations(prepared: Prepared, saved: Saved, number: int | None = None) -> list[tuple[Deed, list[Change]]]:
     """Apply each distinct operation of the plan, or the one with this number, to the saved weights as they are.
 
-    Stores that operations read and the checkpoint lacks are made from the same weights by the operations that make them.
+    Stores that operations read and the checkpoint lacks are made from the same weights by the operations that make
+    them.
 
     Raises:
         SettingError: the plan has no such operation.
@@ -140,7 +152,13 @@ def _view(prepared: Prepared, saved: Saved, stores: Mapping[str, Mapping[str, Te
         return config.task.initial(seed).state_dict()
 
     return View(
-        slots=prepared.slots, values=saved.values, fresh=fresh, stores=stores, seed=config.seed, key=deed.key, generation=deed.places[0][0]
+        slots=prepared.slots,
+        values=saved.values,
+        fresh=fresh,
+        stores=stores,
+        seed=config.seed,
+        key=deed.key,
+        generation=deed.places[0][0],
     )
 
 
@@ -166,13 +184,23 @@ def report(saved: Saved, found: Sequence[tuple[Deed, Sequence[Change]]]) -> Rend
     """What changed, by tensor and together."""
     parts: list[RenderableType] = [Text(f"\nTried on {saved.where}; nothing was written", style="bold")]
     for deed, changes in found:
-        parts.append(Text(f"{deed.number}. {deed.operation.label}, as at its first use (generation {deed.places[0][0]}, {deed.places[0][1]})"))
+        parts.append(
+            Text(
+                f"{deed.number}. {deed.operation.label}, as at its first use (generation {deed.places[0][0]}, {deed.places[0][1]})"
+            )
+        )
         if not changes:
             parts.append(Text("   no weight changes", style="dim"))
             continue
         table = table_like("tensor", "entries", "changed", "norm before", "norm after", right=(1, 2, 3, 4), fold=(0,))
         for change in changes:
-            table.add_row(change.name, f"{change.size:,}", f"{change.entries:,}", f"{change.norm_before:.5g}", f"{change.norm_after:.5g}")
+            table.add_row(
+                change.name,
+                f"{change.size:,}",
+                f"{change.entries:,}",
+                f"{change.norm_before:.5g}",
+                f"{change.norm_after:.5g}",
+            )
         before, after = (sum(getattr(c, side) ** 2 for c in changes) ** 0.5 for side in ("norm_before", "norm_after"))
         size, entries = sum(c.size for c in changes), sum(c.entries for c in changes)
         table.add_row("together", f"{size:,}", f"{entries:,}", f"{before:.5g}", f"{after:.5g}", style="bold")

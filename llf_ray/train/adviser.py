@@ -6,6 +6,7 @@ it is. It holds nothing that the run's folder lacks, so a new one picks up where
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -93,20 +94,23 @@ class Adviser:
         return wanted == here and step >= self._reached()
 
     def _reached(self) -> int:
-        """The last step on record."""
-        return max((r["step"] for r in read(self.journal.path) if r["kind"] == "metrics"), default=0)
+        """The last step on record, in the run's own journal and, beside it, in ours."""
+        journals = {self.folder / JOURNAL, self.journal.path}
+        return max((r["step"] for path in journals for r in read(path) if r["kind"] == "metrics"), default=0)
 
     def _keep(self, cut: Cut) -> bool:
         """A cut is on disk before anyone acts on it; what the disk does not take is no cut, and is asked for again."""
         path = self.folder / CUTS
-        whole = path.read_bytes() if path.exists() else b""
+        end = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
         try:
             with path.open("ab") as file:
-                file.truncate(whole.rfind(b"\n") + 1)
+                file.truncate(end)
                 file.write(json.dumps(asdict(cut)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, end)  # lest it be read back later
             self._note(f"phase {cut.phase} does not end at step {cut.step}: the cut cannot be kept ({error})")
             return False
         self.schedule.cuts.append(cut)

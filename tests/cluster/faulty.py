@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -26,12 +26,12 @@ from tests.toy import Toy
 class Faulty:
     """Accidents happen at the second micro-batch of epoch 0 of ``generation``; ``flags`` remembers that they did.
 
-    ``kill_worker``: rank 1 kills itself. ``poison``: NaN in the images. ``broken``: an exception. ``wait_for``: raise a flag, then wait until that file exists.
+    ``kill``: rank 1 kills itself ("worker"), or Ray's controller of the workers. ``poison``: NaN in the images. ``broken``: an exception. ``wait_for``: raise a flag, then wait until that file exists.
     """
 
     flags: str
     generation: int = 1
-    kill_worker: bool = False
+    kill: Literal["", "worker", "controller"] = ""
     poison: bool = False
     broken: bool = False
     wait_for: str = ""
@@ -67,8 +67,8 @@ class Faulty:
             yield self._accident(batch) if here else batch
 
     def _accident(self, batch: Any) -> Any:
-        if self.kill_worker and dist.get_rank() == 1 and first(self.flags, "worker"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kill and dist.get_rank() == 1 and first(self.flags, self.kill):
+            os.kill(os.getpid() if self.kill == "worker" else beside_us("ray::TrainController"), signal.SIGKILL)
         if self.broken:
             raise LookupError("nobody expected this\nat all")
         if self.wait_for and dist.get_rank() == 0 and first(self.flags, "reached"):
@@ -104,8 +104,7 @@ class KillActor:
 
     def __call__(self, view: View) -> Edit:
         if dist.get_rank() == 0 and first(self.flags, "actor"):
-            (pid,) = (pid for pid, title in children(os.getppid()) if title.startswith("ray::SchedulerActor"))
-            os.kill(pid, signal.SIGKILL)
+            os.kill(beside_us("ray::SchedulerActor"), signal.SIGKILL)
         return Edit()
 
 
@@ -116,6 +115,12 @@ def first(folder: str, name: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def beside_us(title: str) -> int:
+    """The one process with such a title among those that our own node's Ray has started."""
+    (pid,) = (pid for pid, found in children(os.getppid()) if found.startswith(title))
+    return pid
 
 
 def children(parent: int) -> list[tuple[int, str]]:

@@ -32,7 +32,7 @@ def together(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple
     root = tmp_path_factory.mktemp("runs")
     runs = [
         tiny_run(root, "whole", tracking=NOWHERE),
-        tiny_run(root, "struck", task=Faulty(flags=str(root), kill_worker=True), recipe=Struck(recipe=RECIPE, flags=str(root))),
+        tiny_run(root, "struck", task=Faulty(flags=str(root), kill="worker"), recipe=Struck(recipe=RECIPE, flags=str(root))),
         tiny_run(root, "diverges", task=Faulty(flags=str(root), poison=True)),
     ]
     outcomes = execute(runs, title="together", display=False, log_file=root / "driver.log")

@@ -1,0 +1,186 @@
+"""What a boundary costs: redrawing all weights against a copy of the same bytes, and its share of a generation.
+
+Applying an edit reads, draws, writes and puts on record what changed. The generator's own time is measured apart, by
+drawing the same numbers into memory that is there already; what is left is compared with a plain copy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Noise, default_job, resnet18
+from benchmarks.harness import Block, Contender, Ratio, Report, Size, Target, interleave, ratio, spread
+from llf_ray.engine.local import LocalEngine
+from llf_ray.engine.team import Team
+from llf_ray.forget.draw import generator
+from llf_ray.forget.groups import Select, Slot, fan_in
+from llf_ray.forget.operations import Forget
+from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.run import Prepared, prepare
+from llf_ray.tasks.classification import TimmModel
+from llf_ray.train.adviser import Adviser
+from llf_ray.train.boundary import apply_edit, view_of
+from llf_ray.train.folder import create
+from llf_ray.train.loop import train
+
+__all__ = ["measure", "shares"]
+
+EVERYTHING = Forget(select=Select(kinds=("weight", "bias"), name="all weights"))
+APPLY, COPY, DRAW, DIGEST = "redraw all weights", "copy", "random generator", "digest"
+COPIES, SHARE = 3.0, 0.01
+
+
+def measure(size: Size) -> Report:
+    """Both sizes of network, and the default job's generations."""
+    rows: list[dict[str, Any]] = []
+    targets: list[Target] = []
+    for name in ("resnet18",) if size.tiny else ("resnet18", "resnet50"):
+        blocks, num_bytes = redraw(name, size)
+        rows += _rows(name, blocks, num_bytes)
+        targets.append(_target(name, blocks))
+    rows_of_shares, target = shares(size)
+    return Report(
+        name=f"boundary-{size.device}",
+        title="Boundaries: redrawing all weights, and the boundaries' share of training",
+        rows=[*rows, *rows_of_shares],
+        targets=[*targets, target],
+        notes=[
+            "one process, one thread, local engine; Ray's part of asking (one call of an actor a question) is not in it",
+            "copies: what a row takes as a multiple of the copy of the same bytes; for the redraw, less the generator's own time",
+        ],
+    )
+
+
+# --------------------------------------------------------------------------------------------------- redraw all weights
+
+
+def redraw(name: str, size: Size) -> tuple[dict[str, list[Block]], int]:
+    """Blocks of applying the redraw and of what it is compared with; bytes of what is redrawn."""
+    base = resnet18(num_items=100)
+    task = replace(base.task, model=TimmModel(name=name), data=Noise(num_items=100))
+    prepared = prepare(replace(base, task=task, resources=replace(base.resources, workers=1)))
+    engine = _engine(prepared, size)
+    slots = [slot for slot in prepared.slots if slot.kind in EVERYTHING.select.kinds]  # type: ignore[attr-defined]
+    sources = {slot.name: engine.read(slot.name) for slot in slots}
+    copies = {name: torch.empty_like(value) for name, value in sources.items()}
+    drawn = {slot.name: torch.empty(slot.shape) for slot in slots}
+    view = view_of(engine, prepared.config, prepared.slots, {}, "benchmark", 1)
+
+    contenders = [
+        Contender(name=APPLY, run=lambda: apply_edit(engine, EVERYTHING(view), prepared.slots, averaged=False)),
+        Contender(name=COPY, run=lambda: [copies[n].copy_(value) for n, value in sources.items()]),
+        Contender(name=DRAW, run=lambda: [_draw(drawn[slot.name], slot) for slot in slots]),
+        Contender(name=DIGEST, run=engine.digest),
+    ]
+    with _threads(1):
+        blocks = interleave(contenders, rounds=size.rounds, wait=_wait(size))
+    engine.close()
+    return blocks, sum(slot.size * 4 for slot in slots)
+
+
+def _draw(values: Tensor, slot: Slot) -> None:
+    bound = max(1, fan_in(slot.shape)) ** -0.5
+    values.uniform_(-bound, bound, generator=generator(0, "benchmark", 1, slot.name))
+
+
+def _rows(name: str, blocks: dict[str, list[Block]], num_bytes: int) -> list[dict[str, Any]]:
+    rows = []
+    for contender, own in blocks.items():
+        wall, apart = spread([block.wall for block in own])
+        rows.append(
+            {
+                "case": name,
+                "what": contender,
+                "ms": 1e3 * wall,
+                "spread": f"{100 * apart / wall:.0f} %",
+                "CPU ms": 1e3 * spread([block.cpu for block in own])[0],
+                "MB": num_bytes / 1e6,
+                "GB/s": num_bytes / wall / 1e9,
+                "copies": None if contender == COPY else _in_copies(blocks, contender),
+            }
+        )
+    return rows
+
+
+def _in_copies(blocks: dict[str, list[Block]], name: str) -> Ratio:
+    """CPU time as a multiple of the copy's; of the redraw, what the generator does not take."""
+    own, copy, draw = ([block.cpu for block in blocks[n]] for n in (name, COPY, DRAW))
+    if name == APPLY:
+        own = [all_of_it - drawing for all_of_it, drawing in zip(own, draw, strict=True)]
+    return ratio(own, copy)
+
+
+def _target(name: str, blocks: dict[str, list[Block]]) -> Target:
+    allowed = [COPIES * copy.wall + draw.wall for copy, draw in zip(blocks[COPY], blocks[DRAW], strict=True)]
+    what = f"{name}: redraw all weights over {COPIES:g} copies plus the generator's own time"
+    return Target(what=what, limit=1.0, least=False, found=ratio([block.wall for block in blocks[APPLY]], allowed))
+
+
+# ---------------------------------------------------------------------------------------------------- share of training
+
+
+def shares(size: Size) -> tuple[list[dict[str, Any]], Target]:
+    """Questions and boundaries of a real run of later-layer forgetting, as shares of the time of its generations.
+
+    The run has short generations; what a generation of the default length takes follows from its seconds per epoch.
+    """
+    recipe = LaterLayer(generations=2 if size.tiny else 4, epochs=1 if size.tiny else 3)
+    base = replace(default_job, recipe=recipe, resources=replace(default_job.resources, workers=1))
+    if size.tiny:
+        base = replace(base, task=replace(base.task, data=Noise(side=32, num_items=100)))
+    prepared = prepare(base)
+    with tempfile.TemporaryDirectory() as folder, _threads(1):
+        run = create(prepared, Path(folder) / "run")
+        engine = _engine(prepared, size)
+        outcome = train(run, engine, Adviser(run.folder, run.plan), Team.alone(size.device))
+        engine.close()
+    assert outcome.state == "finished", outcome
+    seconds = dict(outcome.seconds)
+    epochs, default_epochs = recipe.generations * recipe.epochs, LaterLayer().epochs
+    boundaries = recipe.generations + 1  # a plan's first phase and its end have one, too
+    at_boundary, asking = seconds["boundary"] / boundaries, seconds["ask"] / epochs
+    epoch = (sum(seconds.values()) - seconds["boundary"] - seconds["ask"] - seconds.get("start", 0.0)) / epochs
+    share = (at_boundary + asking * default_epochs) / (at_boundary + (asking + epoch) * default_epochs)
+    steps = seconds["steps"] / epochs
+    strict = (at_boundary + asking * default_epochs) / (at_boundary + (asking + steps) * default_epochs)
+    rows = [
+        {"case": "default job", "what": what, "ms": 1e3 * value}
+        for what, value in (
+            ("a boundary (operations, digest, proof)", at_boundary),
+            ("a question", asking),
+            ("steps of an epoch", steps),
+            ("an epoch with evaluation and checkpoints", epoch),
+        )
+    ]
+    rows.append({"case": "default job", "what": f"share of a generation of {default_epochs:g} epochs, %", "ms": 100 * share})
+    what = f"default job: questions and boundaries over a generation of {default_epochs:g} epochs, steps alone counted"
+    return rows, Target(what=what, limit=SHARE, least=False, found=Ratio(strict, strict, strict))
+
+
+def _engine(prepared: Prepared, size: Size) -> LocalEngine:
+    config = prepared.config
+    return LocalEngine(
+        config.task.build(config.seed), prepared.groups, config.optim, config.engine, Team.alone(size.device)
+    )
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _wait(size: Size) -> Callable[[], object]:
+    return torch.cuda.synchronize if size.device == "cuda" else lambda: None

@@ -1,0 +1,138 @@
+"""What `show` says of a plan, against the plan itself, step by step."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from llf_ray.forget.groups import Select
+from llf_ray.forget.masks import Magnitude
+from llf_ray.forget.operations import Forget, KeepMask, Snapshot
+from llf_ray.plan import Curve, Length, Phase, Rule, locate, rates, spans
+from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.long import Long
+from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.seal import Seal
+from llf_ray.run import prepare
+from llf_ray.studies.show import check_budgets, deeds, picture, show, stretches
+from tests.local import settings
+
+RECIPES = {
+    "long": Long(generations=3, epochs=4, warmup_epochs=1),
+    "step": Long(generations=3, epochs=4, warmup_epochs=0.3, shape="step", drops=(0.5, 0.75)),
+    "restarts": Restarts(generations=3, epochs=4, warmup_epochs=0),
+    "seal": Seal(
+        generations=4,
+        epochs=6,
+        ascent_epochs=2,
+        ascent_rate=0.25,
+        warmup_epochs=3,
+        threshold="body",
+        hold_descenders=True,
+    ),
+    "later_layer": LaterLayer(generations=3, epochs=4, warmup_epochs=1, threshold="body"),
+}
+
+
+def printed(prepared, width=170, **how):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(show(prepared, **how))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_low_peak_and_end_are_those_of_every_step(recipe):
+    prepared = prepare(settings(recipe))
+    plan = prepared.plan
+    for stretch, (start, stop) in zip(stretches(prepared), spans(plan), strict=True):
+        assert (stretch.start, stretch.stop) == (start, stop)
+        for label, found in stretch.rates.items():
+            factor = prepared.config.optim.lr * stretch.phase.directions[label]
+            values = [factor * rates(plan, locate(plan, step))[label] for step in range(start, stop)]
+            assert found == pytest.approx((min(values, key=abs), max(values, key=abs), values[-1]))
+
+
+def test_a_rule_of_its_own_curve_and_rate_is_shown_as_it_acts():
+    phase = Phase(
+        name="train",
+        generation=0,
+        length=Length(epochs=5),
+        rules=(
+            Rule(
+                select=Select(modules=("head",)),
+                lr=3.0,
+                curve=Curve(shape="constant", over="phase", warmup=Length(steps=4)),
+            ),
+        ),
+    )
+    (stretch,) = stretches(prepare(settings([phase])))
+    assert stretch.rates["head"] == pytest.approx((3 * 0.05 / 4, 0.15, 0.15))
+    assert stretch.rates["rest"][1] == pytest.approx(0.05)
+
+
+def test_generations_that_do_the_same_are_told_once():
+    prepared = prepare(settings(RECIPES["seal"]))
+    text = printed(prepared)
+    assert "2-3   as generation 1" in text
+    assert "2 x 24 steps" in text
+    assert "48 - 96" in text
+    assert "as generation" not in printed(prepared, everything=True)
+
+
+def test_generations_that_differ_are_all_told():
+    one = Phase(name="train", generation=0, length=Length(steps=5))
+    plan = [
+        one,
+        replace(one, generation=1),
+        replace(one, generation=2, length=Length(steps=6)),
+        replace(one, generation=3),
+    ]
+    text = printed(prepare(settings(plan)))
+    assert "1     as generation 0" in text
+    assert "10 - 16" in text
+    assert "16 - 21" in text
+
+
+def test_a_group_without_members_is_not_told():
+    """The two rules of this ascent cover every parameter: no "rest" is left to have a rate."""
+    (_, ascent, *_) = stretches(prepare(settings(RECIPES["seal"])))
+    assert list(ascent.rates) == ["early", "later"]
+    assert [lane.label for lane in picture(prepare(settings(RECIPES["seal"])), "x").lanes] == ["early", "later"]
+
+
+def test_operations_are_told_with_what_they_touch():
+    mask = KeepMask(store="m", source=Magnitude(keep=0.5))
+    prune = Forget(keep=mask.source, fill="zero")
+    phases = [
+        Phase(name="a", generation=0, length=Length(steps=4), entry=(Snapshot(store="s"),), exit=(mask,)),
+        Phase(name="b", generation=1, length=Length(steps=4), entry=(prune,), hold=("m",)),
+        Phase(name="c", generation=2, length=Length(steps=4), entry=(prune,)),
+    ]
+    prepared = prepare(settings(phases))
+    snapshot, made, pruned = deeds(prepared)
+    assert [snapshot.places, made.places] == [((0, "entry", 0),), ((0, "exit", 4),)]
+    assert pruned.places == ((1, "entry", 4), (2, "entry", 8))
+    assert not snapshot.slots
+    assert not made.slots
+    assert pruned.entries == sum(slot.size for slot in prepared.slots if slot.kind == "weight")
+    text = printed(prepared)
+    assert "held at zero: m" in text
+    assert text.count("no weight changes") == 2
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_no_number_is_lost_on_a_narrow_screen(width):
+    text = printed(prepare(settings(RECIPES["later_layer"])), width=width)
+    assert "…" not in text
+    assert "48" in text
+
+
+def test_unequal_budgets_are_named():
+    arms = {name: prepare(settings(RECIPES[name])) for name in ("long", "restarts", "later_layer")}
+    assert check_budgets(arms) is None
+    arms["short"] = prepare(settings(Long(generations=1, epochs=4, warmup_epochs=1)))
+    assert check_budgets(arms) == (
+        "unequal budgets of optimizer steps: long 48, restarts 48, later_layer 48, short 16; "
+        "change generations, epochs or ascent_epochs of the recipes until all agree"
+    )

@@ -1,0 +1,104 @@
+"""Every job of the project can be read, prepared, drawn and told apart, and says what it repeats."""
+
+import ast
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llf_ray.plan import Schedule, compute, operations_of
+from llf_ray.run import Comparison, RunConfig, prepare
+from llf_ray.studies.compare import prepare_arms
+from llf_ray.studies.show import check_budgets
+from llf_ray.train.folder import load_module
+
+ROOT = Path(__file__).parents[1] / "jobs"
+SMALL = sorted(ROOT.glob("*.py"))
+PAPER = sorted((ROOT / "paper").glob("*.py"))
+ITEMS = {"cub": 5_594, "tiny_imagenet": 98_000}  # of the training parts, less what is cut for validation
+
+
+def value_of(path: Path) -> RunConfig | Comparison:
+    module = load_module(path)
+    assert hasattr(module, "config") != hasattr(module, "comparison")
+    return module.config if hasattr(module, "config") else module.comparison
+
+
+def configs(path: Path) -> list[RunConfig]:
+    value = value_of(path)
+    return [value] if isinstance(value, RunConfig) else list(value.runs().values())
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_a_small_job_prepares_at_the_common_budget(path):
+    value = value_of(path)
+    arms = {value.name: prepare(value)} if isinstance(value, RunConfig) else prepare_arms(value)
+    assert check_budgets(arms) is None
+    assert {prepared.plan.total for prepared in arms.values()} == {4000}
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_paper_job_gives_its_plan_without_data(path):
+    """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
+    (items,) = [number for name, number in ITEMS.items() if name in path.stem]
+    totals = {
+        compute(config.recipe.plan(), num_items=items, batch=config.engine.batch).total for config in configs(path)
+    }
+    assert totals == {(items // 32) * (2200 if "cub" in path.stem else 1600)}
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_paper_job_fits_its_network(path, monkeypatch):
+    """Thresholds and options meet the real network, with stand-ins for the data that are not here."""
+    config = configs(path)[0]
+    data = type(config.task.data)
+    monkeypatch.setattr(data, "classes", lambda self: tuple(str(n) for n in range(200)))
+    monkeypatch.setattr(type(config.task), "prepare", lambda self: None)
+    monkeypatch.setattr(type(config.task), "num_items", lambda self, role: 100_000)
+    for one in {repr(c.recipe): c for c in configs(path)}.values():
+        prepared = prepare(one)
+        assert sum(slot.size for slot in prepared.slots) > 10_000_000
+
+
+def test_names_of_jobs_are_those_of_their_files():
+    names = {path: value_of(path).name for path in (*SMALL, *PAPER)}
+    assert all(name == path.stem.replace("_", "-") for path, name in names.items())
+
+
+def test_jobs_compute_different_things():
+    """Two files that give one identity but for the name would be one job told twice."""
+    runs = [config for path in (*SMALL, *PAPER) for config in configs(path) if isinstance(value_of(path), RunConfig)]
+    identities = [replace(config, name="x").identity for config in runs]
+    assert len(set(identities)) == len(identities)
+
+
+@pytest.mark.parametrize("path", [*SMALL, *PAPER], ids=lambda path: path.stem)
+def test_a_job_says_what_it_repeats_and_runs_as_a_script(path):
+    text = path.read_text()
+    stated = ast.get_docstring(ast.parse(text)) or ""
+    assert re.search(r"arXiv:\d{4}\.\d{5}", stated), stated
+    assert text.endswith('if __name__ == "__main__":\n    main_job(__file__)\n')
+
+
+def test_the_ablations_differ_from_their_method_in_what_they_say():
+    """Their plans, by the operations and directions that they hold."""
+
+    def doing(name: str) -> list[tuple[object, ...]]:
+        plan = prepare(value_of(ROOT / f"{name}.py")).plan
+        schedule, found = Schedule(plan), []
+        for index, phase in enumerate(plan.phases):
+            start = sum(plan.steps[:index])
+            labels = [operation.label for _, _, operation in operations_of(plan, schedule.at(start))]
+            found.append((phase.generation, *labels, *sorted((k, v) for k, v in phase.directions.items() if v != 1)))
+        return found[1:3]
+
+    assert doing("later_layer_small") == [(1, "redraw later weights"), (2, "redraw later weights")]
+    assert doing("later_layer_reverse_small") == [(1, "redraw early weights"), (2, "redraw early weights")]
+    assert doing("later_layer_hold_later_small")[0] == (1, "redraw later weights", ("later, head apart", 0.0))
+    assert doing("later_layer_hold_early_small")[0] == (1, "redraw later weights", ("early", 0.0))
+    assert doing("later_layer_fixed_small")[0] == (1, "redraw later weights (same draw)", ("later, head apart", 0.0))
+    assert doing("seal_small") == [(1, ("early", -0.03)), (1,)]
+    assert doing("seal_reverse_small") == [(1, ("later", -0.03)), (1,)]
+    assert doing("seal_hold_late_small") == [(1, ("early", -0.03), ("later", 0.0)), (1,)]
+    assert doing("seal_later_layer_small") == [(1, "redraw later weights", ("early", -0.03)), (1,)]
