@@ -1,38 +1,26 @@
-"""What is measured: the default job, and a larger network on pictures of noise."""
+"""What is measured: the default job, and larger networks on pictures of noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from llf_ray.data.augment import Augment
 from llf_ray.data.base import Role, Stack
-from llf_ray.data.photographs import FashionOnPhotographs
-from llf_ray.engine.base import EngineSettings, Optim
-from llf_ray.journal import Tracking
 from llf_ray.recipes.long import Long
-from llf_ray.run import Resources, RunConfig
-from llf_ray.tasks.classification import Classification, SmallResNet, TimmModel
+from llf_ray.run import Comparison, RunConfig
+from llf_ray.tasks.classification import Classification, TimmModel
+from llf_ray.train.folder import load_module
 
-__all__ = ["Noise", "default_job", "resnet18"]
+__all__ = ["Noise", "comparison", "default_job", "later_layer", "resnet"]
 
-# The task, optimizer, engine and tracking of jobs/long_small.py, which `make run` derives from; a test compares them.
-# Job files import the command line and so Ray, which a machine for measuring need not have.
-default_job = RunConfig(
-    name="default",
-    task=Classification(
-        model=SmallResNet(widths=(16, 32, 64, 128), blocks=(1, 1, 1, 1), stem_stride=2),
-        data=FashionOnPhotographs(),
-        augment=Augment(shift=2, flip=0.5),
-        label_smoothing=0.1,
-    ),
-    recipe=Long(generations=4, epochs=25),
-    optim=Optim(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
-    engine=EngineSettings(batch=50),
-    resources=Resources(workers=2, cpus=1),
-    tracking=Tracking(evaluate_every=5),
-)
+JOBS = Path(__file__).parents[1] / "jobs"
+comparison: Comparison = load_module(JOBS / "compare_schedules.py").comparison
+"""What `make run` runs."""
+default_job = comparison.base
+later_layer = comparison.arms["later_layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +44,9 @@ class Noise:
         return Stack(images, np.arange(self.num_items) % self.num_classes)
 
 
-def resnet18(num_items: int) -> RunConfig:
-    """timm's ResNet18 at 64 pixels, 11 million weights, with the default job's optimizer and batch."""
-    return RunConfig(
-        name="resnet18",
-        task=Classification(
-            model=TimmModel(name="resnet18"),
-            data=Noise(num_items=num_items),
-            augment=Augment(shift=4, flip=0.5),
-        ),
-        recipe=Long(generations=1, epochs=10),
-        optim=default_job.optim,
-        engine=default_job.engine,
-        resources=default_job.resources,
+def resnet(name: str, num_items: int) -> RunConfig:
+    """One of timm's ResNets at 64 pixels, with the default job's optimizer, batch and workers."""
+    task = Classification(
+        model=TimmModel(name=name), data=Noise(num_items=num_items), augment=Augment(shift=4, flip=0.5)
     )
+    return replace(default_job, name=name, task=task, recipe=Long(generations=1, epochs=10))

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,10 +54,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Block:
-    """Seconds that one block took: by the clock, and of processors (all threads, all ranks)."""
+    """Seconds that one block took: by the clock, and of processors (all threads, all ranks); and pages it had mapped."""
 
     wall: float
     cpu: float
+    faults: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +80,24 @@ def interleave(
     for number in range(-warm_up, rounds):
         for contender in contenders if number % 2 == 0 else list(reversed(contenders)):
             wait()
-            wall, cpu = time.perf_counter(), time.process_time()
+            faults, wall, cpu = _faults(), time.perf_counter(), time.process_time()
             contender.run()
             wait()
-            block = Block(time.perf_counter() - wall, time.process_time() - cpu)
+            block = Block(time.perf_counter() - wall, time.process_time() - cpu, _faults() - faults)
             if number >= 0:
                 found[contender.name].append(block)
     return found
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def over_ranks(blocks: Sequence[Mapping[str, Sequence[Block]]]) -> dict[str, list[Block]]:
     """One block of all ranks: it lasts until the last is ready, and costs what all spent."""
     return {
         name: [
-            Block(max(b.wall for b in same), sum(b.cpu for b in same))
+            Block(max(b.wall for b in same), sum(b.cpu for b in same), sum(b.faults for b in same))
             for same in zip(*(rank[name] for rank in blocks), strict=True)
         ]
         for name in blocks[0]
@@ -118,7 +124,7 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def ratio(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> Ratio:

@@ -4,8 +4,8 @@ On CPU: two processes with gloo, forked from one parent, against DistributedData
 the local engine against a plain loop. One block is one epoch, with all that lies between two evaluations: the question,
 the phase's rules, the steps and the pulses. Ray carries none of it.
 
-DistributedDataParallel is set as fast as it goes for the same work: no broadcast of buffers at each step (ours go out at
-boundaries), gradients as views of the buckets, a fused optimizer, learning rates worked out beforehand.
+DistributedDataParallel is set as fast as it goes for the same work: no broadcast of buffers at each step (ours go out
+at boundaries), gradients as views of the buckets, a fused optimizer, learning rates worked out beforehand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import Noise, default_job, resnet18
+from benchmarks.cases import Noise, default_job, resnet
 from benchmarks.harness import Block, Contender, Report, Size, Target, interleave, over_ranks, ratio, spread
 from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
@@ -80,21 +80,25 @@ def measure(size: Size) -> Report:
                 what = f"{case.name}: the same per second of CPU time"
                 targets.append(Target(what=what, limit=TARGET, least=True, found=found.ratio(WORKER, cpu=True)))
     notes = [
-        "ratio: speed over that of the plain loop beside it, by wall and by CPU time; spread: quartile distance over median",
+        "ratio: speed over the plain loop's beside it, by wall and by CPU time; spread: quartile distance over median",
         "ResNet18 learns pictures of noise that lie in memory",
-        "'engine.step' is the engine without the worker around it, 'no exchange' the plain loop of each rank for itself",
+        "'engine.step' is the engine without the worker around it, 'no exchange' the plain loop of each rank by itself",
     ]
     if not cuda and not cpu_stages:
         notes.append("two ranks on CPU: not measured, DeepSpeed is not installed")
     return Report(
-        name=f"worker_loop-{size.device}", title="Training loop against plain PyTorch", rows=rows, targets=targets, notes=notes
+        name=f"worker_loop-{size.device}",
+        title="Training loop against plain PyTorch",
+        rows=rows,
+        targets=targets,
+        notes=notes,
     )
 
 
 def cases(size: Size) -> list[Case]:
     """The default job and ResNet18; one epoch is a block."""
     small = Case(name="default job", config=default_job, steps=40)
-    large = Case(name="ResNet18 at 64", config=resnet18(500), steps=10)
+    large = Case(name="ResNet18 at 64", config=resnet("resnet18", 200), steps=4)
     if size.tiny:
         config = replace(default_job, task=replace(default_job.task, data=Noise(side=32, num_items=100)))
         return [Case(name="tiny", config=config, steps=2)]
@@ -185,7 +189,8 @@ class Bare(Plain):
         self.epoch += 1
         task, losses = self.config.task, []
         for batch in task.batches("train", self.draws(), self.team.device):
-            self.engine.set_rates({group.name: self.rates[self.step] / self.config.optim.lr for group in self.engine.groups})
+            value = self.rates[self.step] / self.config.optim.lr
+            self.engine.set_rates({group.name: value for group in self.engine.groups})
             losses.append(self.engine.step([batch], lambda model, batch: task.loss(model, batch)[0]))
             self.step += 1
         self.losses = torch.stack(losses).cpu()
@@ -285,7 +290,7 @@ def _rank(case: Case, stage: int, size: Size, rank: int, world: int, folder: Pat
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
         found = contest(case, stage, size, Team(rank, world, torch.device("cpu")), folder, ZeroEngine)
         if rank == 0:
-            plain = {**vars(found), "blocks": {n: [[b.wall, b.cpu] for b in bs] for n, bs in found.blocks.items()}}
+            plain = {**vars(found), "blocks": {n: [astuple(b) for b in bs] for n, bs in found.blocks.items()}}
             (folder / "found.json").write_text(json.dumps(plain))
         dist.destroy_process_group()
     except BaseException:

@@ -1,7 +1,6 @@
-"""The published ablations of later-layer forgetting and SEAL beside the methods themselves, at the budget of the main
-job.
+"""The published ablations beside their methods, at the budget of the main job.
 
-Zhou et al. 2022 (arXiv:2202.00155): a fresh draw of the later layers in each generation is what helps; the early
+Zhou et al. 2022 (arXiv:2202.00155): what helps is a fresh draw of the later layers in each generation; the early
 layers in their place, or a draw that stays, do worse. Sarfi et al. 2023 (arXiv:2304.04858): ascending later layers
 does not work.
 """

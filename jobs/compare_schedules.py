@@ -1,9 +1,10 @@
 """The main job: four schedules, one network, one budget of optimizer steps, two seeds.
 
 `long` is one cosine over the whole budget, `restarts` four of them, `seal` lets early layers ascend at the start of
-each generation, `later_layer` redraws the later layers there. Claim (Zhou et al. 2022, arXiv:2202.00155, Table 1): on
-small data later-layer forgetting beats the long run of the same budget. More seeds: `llf-ray compare
-jobs/compare_schedules.py --seeds 5`.
+each generation but the first, `later_layer` redraws the later layers there. Claim (Zhou et al. 2022, arXiv:2202.00155,
+Table 1): on small data later-layer forgetting beats the long run of the same budget.
+
+More seeds: `llf-ray compare jobs/compare_schedules.py --seeds 5`.
 """
 
 import later_layer_small

@@ -1,5 +1,6 @@
-"""Ablation: later layers are held at the same draw in every generation; much worse than a fresh one (Zhou et al. 2022,
-arXiv:2202.00155).
+"""Ablation: later layers are held at one draw, the same in every generation.
+
+Much worse than a fresh draw (Zhou et al. 2022, arXiv:2202.00155).
 """
 
 from dataclasses import replace

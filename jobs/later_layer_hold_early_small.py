@@ -1,6 +1,4 @@
-"""Ablation: early layers stay as the first generation left them while later ones are redrawn (Zhou et al. 2022,
-arXiv:2202.00155).
-"""
+"""Ablation: early layers stay as generation 0 left them (Zhou et al. 2022, arXiv:2202.00155)."""
 
 from dataclasses import replace
 

@@ -1,6 +1,4 @@
-"""Ablation: redrawn later layers, the classifier apart, stay where the redraw left them (Zhou et al. 2022,
-arXiv:2202.00155).
-"""
+"""Ablation: redrawn later layers, fc apart, stay as they were drawn (Zhou et al. 2022, arXiv:2202.00155)."""
 
 from dataclasses import replace
 

@@ -1,5 +1,6 @@
-"""Ablation: the early layers are redrawn in place of the later ones; worse than the long run (Zhou et al. 2022,
-arXiv:2202.00155).
+"""Ablation: the early layers are redrawn in place of the later ones.
+
+Worse than the long run (Zhou et al. 2022, arXiv:2202.00155).
 """
 
 from dataclasses import replace

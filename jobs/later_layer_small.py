@@ -1,7 +1,6 @@
-"""Later-layer forgetting on the bundled images: layer3, layer4 and fc are redrawn at the start of each generation but
-the first.
+"""Later-layer forgetting on the bundled images: layer3, layer4 and fc are redrawn between generations.
 
-Zhou et al. 2022, arXiv:2202.00155, claim that on small data this beats one long run of the same budget.
+Zhou et al. 2022 (arXiv:2202.00155) claim that on small data this beats one long run of the same budget.
 """
 
 from dataclasses import replace

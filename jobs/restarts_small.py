@@ -1,8 +1,6 @@
-"""Warm restarts at the budget of `long_small.py`: four generations of 25 epochs, each with a new optimizer and a new
-cosine.
+"""Warm restarts on the bundled images: each of four generations has a new optimizer and a new cosine.
 
-The "normal" mode of SEAL's code (Sarfi et al. 2023, arXiv:2304.04858): the baseline that differs from SEAL by the
-ascent alone.
+The "normal" mode of SEAL's code (Sarfi et al. 2023, arXiv:2304.04858): SEAL without its ascent.
 """
 
 from dataclasses import replace

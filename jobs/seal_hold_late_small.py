@@ -1,5 +1,6 @@
-"""Ablation: later layers are held while early layers ascend, freeze_descenders in the code of Sarfi et al. 2023,
-arXiv:2304.04858.
+"""Ablation: later layers are held while early layers ascend.
+
+``freeze_descenders`` in the code of Sarfi et al. 2023 (arXiv:2304.04858).
 """
 
 from dataclasses import replace

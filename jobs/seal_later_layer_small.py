@@ -1,5 +1,6 @@
-"""Both together: later layers are redrawn while early layers ascend ("fortuitous+ascend" of SEAL's code,
-arXiv:2304.04858).
+"""Both together: later layers are redrawn while early layers ascend.
+
+"fortuitous+ascend" in the code of Sarfi et al. 2023 (arXiv:2304.04858).
 """
 
 from dataclasses import replace

@@ -316,6 +316,7 @@ def run(
 ) -> None:
     """Carry out a job. --folder is where --from looks; where runs go is the setting `folder`."""
     from llf_ray.studies.compare import free_folder
+    from llf_ray.studies.show import draw
     from llf_ray.train.folder import create
 
     config = _run_job(job, settings)
@@ -323,6 +324,7 @@ def run(
     prepared = _prepare(replace(config, name=place.name))
     start = _branch(branch, folder, prepared) if branch else None
     made = create(prepared, place, job_file=job.resolve(), branch=start)
+    draw({place.name: prepared}, place / "figures" / "plan.png")
     _carry_on(made, plain, verbose)
 
 
@@ -373,19 +375,20 @@ def resume(run: str, settings: tuple[str, ...], plain: bool, verbose: bool, fold
     It goes on as if nothing had happened.     Settings of where and how may change: resources.workers=4,
     engine.stage=2.
     """
-    from llf_ray.journal import summary
+    from llf_ray.journal import read_run, summary
     from llf_ray.studies.compare import is_comparison
     from llf_ray.train.folder import open_run
 
     found, assignments = _find(run, folder), parse_assignments(settings)
     now = summary(found)
-    if now.state in ("starting", "running") and not is_comparison(found):
+    if now.state in ("starting", "running") and read_run(found).get("driver"):  # without one nobody has taken it up
         raise SettingError(f"run {run!r} is {now.state}: watch it with `llf-ray watch {run}`")
     if is_comparison(found):
         _resume_comparison(found, assignments, plain, verbose)
     if now.state == "finished":
         raise SettingError(
-            f"run {run!r} is finished; for more generations branch it: llf-ray run JOB --from {run}@GENERATION name=... recipe.generations=..."
+            f"run {run!r} is finished; for more generations branch it: "
+            f"llf-ray run JOB --from {run}@GENERATION name=... recipe.generations=..."
         )
     _carry_on(_checked(lambda: open_run(found, assignments)), plain, verbose)
 
@@ -498,7 +501,8 @@ def cut(run: str, folder: Path) -> None:
         raise SettingError(f"run {run!r} is {now.state}: only a running run has a phase to cut")
     replace_text(found / "cut.request", json.dumps({"phase": now.phase_index, "time": time.time()}))
     click.echo(
-        f"asked: phase {now.phase!r} of generation {now.generation} ends when the run next asks where it stands, within an epoch"
+        f"asked: phase {now.phase!r} of generation {now.generation} ends when the run next asks where it stands, "
+        "within an epoch"
     )
 
 
@@ -522,7 +526,8 @@ def sync(run: str, folder: Path) -> None:
     from llf_ray.tracking import sync as send
 
     found = _find(run, folder)
-    inside = [found / name for name in read_run(found)["trainings"]] if is_comparison(found) else [found]
+    trainings = [found / name for name in read_run(found)["trainings"]] if is_comparison(found) else [found]
+    inside = [path for path in trainings if (path / "journal.jsonl").exists()]
     try:
         for one in inside:
             click.echo(send(one))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import json
@@ -82,7 +83,8 @@ def check_number(
 # --------------------------------------------------------------------------------------------------------------- types
 
 
-def hints(cls: type) -> dict[str, Any]:
+@functools.cache
+def hints(cls: type) -> Mapping[str, Any]:
     """Resolved annotations of the fields of a dataclass."""
     return {
         name: hint

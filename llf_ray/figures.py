@@ -36,7 +36,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 PHASE_COLOURS = ("#cfe3f1", "#f7dcb0", "#c5e6da", "#eacfdf", "#dddddd", "#f4cdb9")
 DESCEND, HOLD, ASCEND = "#a9cde4", "#d0d0d0", "#e8a07c"
 
-STYLE: Mapping[str, Any] = {
+STYLE: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -58,8 +58,8 @@ def _drawing(path: Path, width: float, height: float, *, constrained: bool = Tru
     """A figure in the project's style, written to ``path`` when all went well; no global state of matplotlib is
     touched.
     """
-    with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(width, height), layout="constrained" if constrained else "none")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
         canvas = FigureCanvasAgg(figure)
         yield figure
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -473,8 +473,12 @@ def spans(plan: Plan, cuts: Sequence[Cut] = ()) -> list[tuple[int, int]]:
 
 
 def locate(plan: Plan, step: int, cuts: Sequence[Cut] = ()) -> Position:
-    """Where a run stands before optimizer step ``step``: the one clock of everything."""
-    every = spans(plan, cuts)
+    """Where a run stands before optimizer step ``step``: the one clock of everything.
+
+    A cut that lies ahead does not count yet: when this step was handed out nobody knew of it, and a restart that does
+    the step again must find the same rates.
+    """
+    every = spans(plan, _known(cuts, step))
     total = every[-1][1]
     index = next((i for i, (_, stop) in enumerate(every) if step < stop), len(every) - 1)
     generation = plan.phases[index].generation
@@ -491,6 +495,10 @@ def locate(plan: Plan, step: int, cuts: Sequence[Cut] = ()) -> Position:
         generation_stop=every[members[-1]][1],
         total=total,
     )
+
+
+def _known(cuts: Sequence[Cut], step: int) -> list[Cut]:
+    return [cut for cut in cuts if cut.step <= step]
 
 
 def is_named(plan: Plan, position: Position) -> bool:
@@ -565,17 +573,17 @@ class Schedule:
     cuts: list[Cut] = field(default_factory=list)
 
     def at(self, step: int) -> Answer:
-        """The answer for optimizer step ``step``: a pure function of (plan, cuts, step)."""
-        position = locate(self.plan, step, self.cuts)
+        """The answer for optimizer step ``step``: a pure function of (plan, cuts up to the step, step)."""
+        position, known = locate(self.plan, step, self.cuts), _known(self.cuts, step)
         boundary: list[tuple[Literal["entry", "exit"], int]] = []
-        for index, (start, stop) in enumerate(spans(self.plan, self.cuts)):
+        for index, (start, stop) in enumerate(spans(self.plan, known)):
             if start == step:
                 boundary.append(("entry", index))
             if stop == step:
                 boundary.append(("exit", index))
         asked = step + self.plan.ask_every - (step - position.generation_start) % self.plan.ask_every
         until = step if position.finished else min(position.stop, asked)
-        return Answer(position=position, boundary=tuple(boundary), until=until, cuts=tuple(self.cuts))
+        return Answer(position=position, boundary=tuple(boundary), until=until, cuts=tuple(known))
 
     def decide(self, step: int, observed: Observed | None, asked: bool = False) -> Cut | None:
         """A new cut at ``step``, by the phase's rule on what was observed or because a person asked; None for none.

@@ -34,6 +34,15 @@ def local_ray() -> Iterator[None]:
     """A Ray of four logical CPUs on this machine, started once for all tests that ask for it."""
     import ray
 
-    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    memory = 100 * 2**20  # bytes of the object store
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=0,
+        object_store_memory=memory,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()

@@ -129,3 +129,34 @@ def weights_of(engine: LocalEngine) -> dict[str, Tensor]:
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
     """Names whose values differ."""
     return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+class Watch:
+    """Looks at an engine in front of and behind every optimizer step."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+        self.moments: list[dict[str, dict[str, Tensor]]] = []
+        self.groups: list[dict[str, dict[str, Any]]] = []
+        self.losses: list[float] = []
+
+    def __call__(self, engine: LocalEngine) -> None:
+        inner: Callable[..., Tensor] = engine.step
+
+        def step(*args: Any) -> Tensor:
+            self.weights.append(weights_of(engine))
+            self.moments.append({name: dict(engine.moments(name)) for name in engine.names})
+            groups = engine._optimizer.param_groups
+            self.groups.append({g["name"]: {k: v for k, v in g.items() if k != "params"} for g in groups})
+            loss = inner(*args)
+            self.losses.append(float(loss))
+            return loss
+
+        engine.step = step  # type: ignore[method-assign]
+
+
+def watched(config: RunConfig, folder: Path) -> Watch:
+    watch = Watch()
+    outcome = carry(create(prepare(config), folder), watch=watch)
+    assert outcome.state == "finished", outcome.message
+    return watch

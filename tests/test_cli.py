@@ -251,6 +251,7 @@ def test_a_run_ends_with_its_log_file_and_cannot_be_overwritten(job):
     assert lines[-1] == f"log: {folder / 'driver.log'}"
     assert "finished after 24 steps" in result.output
     assert "test accuracy" in result.output
+    assert (folder / "figures/plan.png").stat().st_size > 10_000
     about = read_run(folder)
     assert about["job"]["optim"]["lr"] == 0.02
     assert about["job"]["folder"] == str(folder.parent)
@@ -342,6 +343,7 @@ def test_a_comparison_trains_reports_and_is_carried_on(comparison, monkeypatch):
     assert read_run(folder)["state"] == "finished"
     assert read_run(folder / "long-seed1")["job"]["optim"]["lr"] == 0.1
     assert (folder / "figures/comparison.png").stat().st_size > 10_000
+    assert (folder / "figures/plans.png").stat().st_size > 10_000
     assert "| long |" in (folder / "tables/table.md").read_text()
     again = call("resume", "cmp")  # nothing is left to train: the report alone
     assert again.exit_code == 0

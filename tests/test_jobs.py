@@ -42,9 +42,8 @@ def test_a_small_job_prepares_at_the_common_budget(path):
 def test_a_paper_job_gives_its_plan_without_data(path):
     """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
     (items,) = [number for name, number in ITEMS.items() if name in path.stem]
-    totals = {
-        compute(config.recipe.plan(), num_items=items, batch=config.engine.batch).total for config in configs(path)
-    }
+    recipes = {config.recipe: config.engine.batch for config in configs(path)}
+    totals = {compute(recipe.plan(), num_items=items, batch=batch).total for recipe, batch in recipes.items()}
     assert totals == {(items // 32) * (2200 if "cub" in path.stem else 1600)}
 
 

@@ -1,10 +1,9 @@
-"""SEAL on Tiny-ImageNet with ResNet50: Sarfi et al. 2023 (arXiv:2304.04858), 59.22 % after ten generations of 160
-epochs, 40 of them ascent.
+"""SEAL on Tiny-ImageNet with ResNet50: 59.22 % after ten generations of 160 epochs, 40 of them ascent.
 
-`tiny_imagenet/train/CLASS/*` and `tiny_imagenet/val/CLASS/*` lie in the folder that LLF_RAY_DATA names; the official
-validation part is the test set, as in the paper. Its code reports the best epoch on that part; here it is scored once,
-and validation is cut from train. A batch of 32 is one GPU's, since batch normalisation works on each worker's own
-share.
+Sarfi et al. 2023 (arXiv:2304.04858). `tiny_imagenet/train/CLASS/*` and `tiny_imagenet/val/CLASS/*` lie in the folder
+that LLF_RAY_DATA names; the official validation part is the test set, as in the paper. Its code reports the best epoch
+on that part; here it is scored once, and validation is cut from train. A batch of 32 is one GPU's, since batch
+normalisation works on each worker's own share.
 """
 
 from llf_ray.cli import main_job

@@ -1,7 +1,7 @@
 """The scheduler actor, and how rank 0 reaches it.
 
-The actor is `llf_ray.train.adviser.Adviser` behind Ray, for all runs of a driver: the one writer of their journals and cuts. All
-it knows is in the runs' folders, so one that dies is started again by Ray and goes on.
+The actor is `llf_ray.train.adviser.Adviser` behind Ray, for all runs of a driver: the one writer of their journals and
+cuts. All it knows is in the runs' folders, so one that dies is started again by Ray and goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SchedulerActor:
         return self._advisers[folder]
 
     def at(self, folder: str, step: int, observed: Observed | None, expires: float) -> Answer:
-        """Where a run stands. A question that waited until ``expires`` is not answered: its asker has helped itself by now."""
+        """Where a run stands. A question that waited until ``expires`` is not answered: rank 0 has helped itself."""
         if time.time() > expires:
             raise GetTimeoutError(f"the question about step {step} came too late")
         return self._adviser(folder).at(step, observed)
@@ -64,8 +64,10 @@ class SchedulerActor:
 def start_actor(plans: Mapping[str, Plan]) -> ActorHandle[SchedulerActor]:
     """The actor, on the driver's node: it lives as long as the driver, whatever becomes of the workers."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    kind = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-    return kind(SchedulerActor).remote(dict(plans))  # type: ignore[no-any-return]
+    kind = ray.remote(SchedulerActor).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    )
+    return kind.remote(dict(plans))  # type: ignore[return-value]
 
 
 def merge_spools(adviser: Adviser) -> None:
@@ -85,10 +87,10 @@ def note(message: str) -> dict[str, Any]:
 
 
 class RemoteAdvice:
-    """What rank 0 asks, answered by the actor; for the rest of the run by rank 0 itself once the actor cannot be reached.
+    """What rank 0 asks, answered by the actor; once it cannot be reached, for the rest of the run by rank 0 itself.
 
-    Alone, rank 0 works the answer out from the same plan and cuts; its records wait in a spool beside the journal, whose only
-    writer is the actor.
+    Alone, rank 0 works the answer out from the same plan and cuts; its records wait in a spool beside the journal,
+    whose only writer is the actor.
     """
 
     def __init__(self, actor: ActorHandle[SchedulerActor], folder: Path, plan: Plan, *, timeout: float = 60.0) -> None:
@@ -97,9 +99,11 @@ class RemoteAdvice:
 
     def at(self, step: int, observed: Observed | None) -> Answer:
         """Where the run stands at ``step``."""
-        # a late answer might make a cut that nobody hears of; half of the patience bears clocks that differ by the other half
+        # a late answer might make a cut that nobody hears of; the other half bears clocks that differ
         expires = time.time() + self._timeout / 2
-        return self._ask(lambda actor, run: actor.at.remote(run, step, observed, expires), lambda own: own.at(step, observed))
+        return self._ask(
+            lambda actor, run: actor.at.remote(run, step, observed, expires), lambda own: own.at(step, observed)
+        )
 
     def record(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append to the journal; when this returns nothing of it can be lost."""
@@ -107,7 +111,9 @@ class RemoteAdvice:
 
     def check(self, step: int, digests: Sequence[Digest]) -> str:
         """Compare the replicas of all ranks; the model's digest."""
-        return self._ask(lambda actor, run: actor.check.remote(run, step, digests), lambda own: own.check(step, digests))
+        return self._ask(
+            lambda actor, run: actor.check.remote(run, step, digests), lambda own: own.check(step, digests)
+        )
 
     def merge(self) -> None:
         """Hand over what an earlier rank 0 of this run spooled."""
@@ -116,7 +122,7 @@ class RemoteAdvice:
     def _ask(self, remote: Callable[[Any, str], Any], own: Callable[[Adviser], T]) -> T:
         if self._alone is None:
             try:
-                return ray.get(remote(self._actor, str(self._folder)), timeout=self._timeout)  # type: ignore[no-any-return]
+                return ray.get(remote(self._actor, str(self._folder)), timeout=self._timeout)
             except (GetTimeoutError, RayActorError) as error:
                 self._go_alone(error)
             except RayTaskError as error:

@@ -37,7 +37,15 @@ from ray.train.torch import TorchTrainer
 
 from llf_ray.cluster.actor import SchedulerActor, merge_spools, note, start_actor
 from llf_ray.cluster.outcome import ended, read_outcome, step_kept, write_outcome
-from llf_ray.cluster.session import check_room, environment, logging_to, need, ray_session, wait_for_room
+from llf_ray.cluster.session import (
+    check_room,
+    cluster_address,
+    environment,
+    logging_to,
+    need,
+    ray_session,
+    wait_for_room,
+)
 from llf_ray.cluster.worker import TOKEN, Work, work
 from llf_ray.config import SettingError
 from llf_ray.data.base import ROOT_VARIABLE
@@ -77,8 +85,8 @@ def execute(
 ) -> list[Outcome]:
     """Carry runs on, one after another, in one worker group; how each ended, in their order.
 
-    A run that has finished is left as it is. The first Ctrl-C or SIGTERM lets the workers write a checkpoint and stop; the second
-    ends everything at once. ``on_signal`` hears of the first, for the exit code.
+    A run that has finished is left as it is. The first Ctrl-C or SIGTERM lets the workers write a checkpoint and stop;
+    the second ends everything at once. ``on_signal`` hears of the first, for the exit code.
 
     Raises:
         SettingError: nothing was started: a run is carried on elsewhere, or the cluster has not what the runs ask for.
@@ -119,7 +127,8 @@ def _held(folder: Path) -> Iterator[None]:
         if not mine:
             driver = read_run(folder).get("driver") or {}
             who = f"process {driver.get('pid')} on {driver.get('host')}" if driver else "another process"
-            raise SettingError(f"run {folder.name!r} is being carried on by {who}: watch it with `llf-ray watch {folder.name}`, or stop it first")
+            watch = f"watch it with `llf-ray watch {folder.name}`, or stop it first"
+            raise SettingError(f"run {folder.name!r} is being carried on by {who}: {watch}")
         (folder / OUTCOME).unlink(missing_ok=True)
         (folder / STOP_REQUEST).unlink(missing_ok=True)
         update_run(folder, driver=driver_stamp(), state="starting")
@@ -130,7 +139,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 class _Driver:
-    """Takes runs through worker groups until each has an outcome. It remembers which were given one that the disk did not take."""
+    """Takes runs through worker groups until each has an outcome; remembers those that the disk may not have taken."""
 
     def __init__(self, runs: Sequence[Run], signals: _Signals, watch: _Watch, log_file: Path) -> None:
         self.runs, self.signals, self.watch, self.log_file = list(runs), signals, watch, log_file
@@ -141,9 +150,11 @@ class _Driver:
 
     def drive(self) -> None:
         """From no Ray to no Ray, with an outcome for every run."""
-        start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(self.resources.start_timeout)}
+        settings = SETTINGS | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(self.resources.start_timeout)}
+        if not cluster_address(self.resources):
+            settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; one process less
         try:
-            with environment(SETTINGS | start_timeout), _shipped(self.runs), ray_session(self.resources):
+            with environment(settings), _shipped(self.runs), ray_session(self.resources):
                 self.signals.install()  # ray.init has put its own in place
                 check_room(self.resources)
                 self._tell(self.runs[0], "starting")
@@ -156,9 +167,11 @@ class _Driver:
                 finally:
                     self._dismiss_actor()
         except KeyboardInterrupt:  # a signal before the workers were up, or the second one
+            self.watch.hurry = True
             for run in self._left():
                 self._settle(run, _stopped(run))
         except SettingError as error:
+            self.watch.hurry = True
             for run in self._left():
                 self._settle(run, Outcome(state="failed", step=step_kept(run.folder), message=str(error)))
             raise
@@ -174,7 +187,7 @@ class _Driver:
         while left := self._left():
             error = self._fit(left)
             if error is None:
-                continue
+                return
             logger.error("workers failed", exc_info=error)
             if isinstance(error, RayActorError) and lost_controllers < self.resources.retries:
                 lost_controllers += 1
@@ -195,7 +208,8 @@ class _Driver:
 
         def fit() -> None:
             try:
-                found.extend(trainer.fit().return_value or [])
+                result: Any = trainer.fit()
+                found.extend(result.return_value or [])
             except BaseException as error:
                 failed.append(error)
 
@@ -210,7 +224,8 @@ class _Driver:
                 asked = True
                 self.watch.say("stopping: the workers write a checkpoint first (once more: stop at once)")
                 for run in left:
-                    (run.folder / STOP_REQUEST).touch()
+                    with contextlib.suppress(OSError):
+                        (run.folder / STOP_REQUEST).touch()
         self.signals.patient = False
         for folder, outcome in found:
             run = next(run for run in left if str(run.folder) == folder)
@@ -221,7 +236,12 @@ class _Driver:
     def _trainer(self, left: Sequence[Run]) -> TorchTrainer:
         resources = self.resources
         assert self.actor is not None
-        given = Work(runs=tuple(left), actor=self.actor, token=self.token, threads=resources.threads or max(1, int(resources.cpus)))
+        given = Work(
+            runs=tuple(left),
+            actor=self.actor,
+            token=self.token,
+            threads=resources.threads or max(1, int(resources.cpus)),
+        )
         variables = {"OMP_NUM_THREADS": str(given.threads), ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE) or os.getcwd()}
         return TorchTrainer(
             _train_loop,
@@ -232,11 +252,13 @@ class _Driver:
                 resources_per_worker=need(resources),
                 placement_strategy=resources.placement,
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]  # what Ray declares is the old version's
                 name=f"attempt-{time.time_ns()}",
                 storage_path=str(left[0].folder / ".ray"),
-                failure_config=FailureConfig(max_failures=resources.retries, controller_failure_limit=resources.retries),
-                callbacks=[_Failures([run.folder for run in left], self.actor, self.log_file)],
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=resources.retries, controller_failure_limit=resources.retries
+                ),
+                callbacks=[_Failures([run.folder for run in left], self.actor, self.log_file)],  # type: ignore[list-item]
                 worker_runtime_env={"env_vars": variables},
                 logging_config=LoggingConfig(log_level="WARNING"),
             ),
@@ -369,9 +391,13 @@ class _Signals:
 
 
 class _Watch:
-    """Follows the journals for the screen, and starts and ends the trackers with their runs."""
+    """Follows the journals for the screen, and starts and ends the trackers with their runs.
+
+    In a ``hurry`` no tracker is waited for: what it has not sent `llf-ray sync` can send later.
+    """
 
     def __init__(self, runs: Sequence[Run], screen: Display | None) -> None:
+        self.hurry = False
         self._runs = {run.folder.name: run for run in runs}
         self._screen = screen
         self._tails = {name: Tail(run.folder / "journal.jsonl") for name, run in self._runs.items()}
@@ -384,13 +410,17 @@ class _Watch:
                     screen.absorb(name, record)
 
     def look(self) -> None:
-        """Take in what the journals have gained."""
+        """Take in what the journals have gained. Neither a screen nor a tracker may take a training with it."""
         for name, tail in self._tails.items():
-            for record in tail.poll():
-                if self._screen is not None:
-                    self._screen.update(name, record)
-                if name not in self._trackers:
-                    self._trackers[name] = self._tracker(self._runs[name])
+            try:
+                for record in tail.poll():
+                    if self._screen is not None:
+                        self._screen.update(name, record)
+                    if name not in self._trackers and not self.hurry:
+                        self._trackers[name] = self._tracker(self._runs[name])
+                        self._trackers[name].start()
+            except Exception:
+                logger.exception("%s: the journal could not be followed just now; the training goes on", name)
             if name in self._trackers and name not in self._closing and ended(self._runs[name].folder):
                 self._close(name)
 
@@ -402,15 +432,18 @@ class _Watch:
 
     def _tracker(self, run: Run) -> Tracker:
         root = Path(read_run(run.folder).get("tracking_root") or Path(run.config.folder).resolve())
-        return Tracker(run.folder, run.config.tracking, root=root).start()
+        return Tracker(run.folder, run.config.tracking, root=root)
 
     def _close(self, name: str) -> None:
         """A server that does not answer must not hold up the next run."""
 
         def close() -> None:
-            message = self._trackers[name].close(TRACKING_PATIENCE)
-            if message is not None:
-                self._left_over.append(message)
+            try:
+                message = self._trackers[name].close(TRACKING_PATIENCE)
+            except Exception:
+                logger.exception("%s: the tracker did not end well; `llf-ray sync` sends what is left", name)
+            else:
+                self._left_over += [message] if message is not None else []
 
         self._closing[name] = threading.Thread(target=close, name=f"closing {name}", daemon=True)
         self._closing[name].start()
@@ -420,6 +453,8 @@ class _Watch:
 
     def __exit__(self, *_: object) -> None:
         self.look()
+        if self.hurry:
+            return
         for name in self._trackers:
             if name not in self._closing:
                 self._close(name)
@@ -436,7 +471,11 @@ class _Watch:
 @contextlib.contextmanager
 def _shipped(runs: Sequence[Run]) -> Iterator[None]:
     """Send classes of job files along with the runs: workers cannot import them."""
-    modules = [sys.modules[name] for name in sorted({name for run in runs for name in _modules((run.config, run.plan))}) if name in sys.modules]
+    modules = [
+        sys.modules[name]
+        for name in sorted({name for run in runs for name in _modules((run.config, run.plan))})
+        if name in sys.modules
+    ]
     own = [module for module in modules if not _installed(module)]
     for module in own:
         cloudpickle.register_pickle_by_value(module)

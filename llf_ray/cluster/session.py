@@ -1,11 +1,10 @@
-"""A quiet Ray for one driver: started on this machine or joined, with room for the workers, and left as it was found."""
+"""A quiet Ray for one driver: started here or joined, with room for the workers, and left as it was found."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,16 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from llf_ray.config import SettingError
 from llf_ray.run import Resources
 
-__all__ = ["check_room", "environment", "logging_to", "need", "num_fitting", "ray_session", "wait_for_room"]
+__all__ = [
+    "check_room",
+    "cluster_address",
+    "environment",
+    "logging_to",
+    "need",
+    "num_fitting",
+    "ray_session",
+    "wait_for_room",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +56,11 @@ def logging_to(path: Path, *, verbose: bool) -> Iterator[None]:
         log.handlers, log.propagate = [], True
     root.handlers = [file, *([logging.StreamHandler()] if verbose else [])]
     root.setLevel(logging.INFO)
-    show, filters = warnings.showwarning, warnings.filters[:]
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        warnings.showwarning, warnings.filters[:] = show, filters
         for log, handlers, propagate, level in before:
             log.handlers, log.propagate = handlers, propagate
             log.setLevel(level)
@@ -63,7 +69,7 @@ def logging_to(path: Path, *, verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_session(resources: Resources) -> Iterator[None]:
-    """Ray in this process: the one that is there, else the cluster of the settings or of RAY_ADDRESS, else a new one that ends with us.
+    """Ray in this process: what is there, else the cluster of the settings or RAY_ADDRESS, else one that ends with us.
 
     Raises:
         SettingError: no cluster answers at the address.
@@ -71,13 +77,13 @@ def ray_session(resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = resources.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(resources)
     where = f"resources.address = {address!r}" if resources.address else f"RAY_ADDRESS = {address!r}"
     if address and "://" in address:
-        raise SettingError(f"{where}: a driver runs inside the cluster; submit it with `ray job submit --address {address} -- ...`")
+        raise SettingError(f"{where}: a driver runs inside the cluster; see `ray job submit --address {address}`")
     try:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-        if address and address != "local":
+        if address:
             ray.init(address=address, **quiet)
         else:
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
@@ -86,10 +92,17 @@ def ray_session(resources: Resources) -> Iterator[None]:
             raise
         raise SettingError(f"{where}: no Ray cluster answers there ({str(error).strip().splitlines()[0]})") from None
     try:
-        logger.info("Ray's own logs are in %s", ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[union-attr]
+        about = ray.get_runtime_context()
+        logger.info("Ray's own logs are in %s/logs", Path(about.get_temp_dir(), about.get_session_name()))
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_address(resources: Resources) -> str:
+    """Where the cluster is; empty: a Ray of our own on this machine."""
+    address = resources.address or os.environ.get("RAY_ADDRESS") or ""
+    return "" if address == "local" else address
 
 
 # ---------------------------------------------------------------------------------------------------------- room
@@ -102,7 +115,8 @@ def need(resources: Resources) -> dict[str, float]:
 
 def num_fitting(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> int:
     """How many workers the empty nodes have room for, placed as asked."""
-    each = [min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in need(resources).items() if amount) for node in nodes]
+    wanted = {name: amount for name, amount in need(resources).items() if amount}
+    each = [min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes]
     if resources.placement == "STRICT_PACK":
         return max(each, default=0)
     return sum(min(room, 1) if resources.placement == "STRICT_SPREAD" else room for room in each)
@@ -111,7 +125,7 @@ def num_fitting(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> i
 def check_room(resources: Resources) -> None:
     """Refuse what can never start.
 
-    A cluster that can add nodes (its autoscaler says so) is not asked for what it has now: `wait_for_room` bounds the wait.
+    A cluster that can add nodes (its autoscaler says so) may have less for now: `wait_for_room` bounds the wait.
 
     Raises:
         SettingError: what is asked for, what there is and what is missing.
@@ -122,7 +136,7 @@ def check_room(resources: Resources) -> None:
 
 
 def wait_for_room(resources: Resources) -> None:
-    """Wait until all workers could start at once, for ``start_timeout`` seconds at most; asks the autoscaler on the way.
+    """Wait until all workers can start at once, for ``start_timeout`` seconds at most; the autoscaler hears of it.
 
     Raises:
         SettingError: what is asked for, what there is, what is free.
@@ -132,25 +146,25 @@ def wait_for_room(resources: Resources) -> None:
         if not group.wait(resources.start_timeout):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             free = _listed(ray.available_resources(), need(resources))
-            raise SettingError(
-                f"{_too_little(resources, nodes)} (free now: {free}; waited resources.start_timeout = {resources.start_timeout:g} s)"
-            )
+            waited = f"waited resources.start_timeout = {resources.start_timeout:g} s"
+            raise SettingError(f"{_too_little(resources, nodes)} (free now: {free}; {waited})")
     finally:
         remove_placement_group(group)
 
 
 def _too_little(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> str:
-    each, total = need(resources), {name: sum(node.get(name, 0.0) for node in nodes) for name in need(resources)}
+    each, room = need(resources), num_fitting(resources, nodes)
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in each}
     missing = {name: amount * resources.workers - total[name] for name, amount in each.items()}
-    short = {name: amount for name, amount in missing.items() if amount > 0}
-    room = num_fitting(resources, nodes)
+    missing = {name: amount for name, amount in missing.items() if amount > 0}
     where = "this machine has" if len(nodes) == 1 else f"the cluster has {len(nodes)} nodes with"
-    return (
-        f"resources.workers = {resources.workers} with {_listed(each, each)} each, placed {resources.placement}: {where} {_listed(total, each)}, "
-        f"room for {room} such worker(s)"
-        + (f"; missing: {_listed(short, short)}" if short else "")
-        + (f"; set resources.workers={room}, or ask less for each" if room else "; ask less for each worker")
-    )
+    words = [
+        f"resources.workers = {resources.workers} with {_listed(each, each)} each, placed {resources.placement}: "
+        f"{where} {_listed(total, each)}, room for {room} such worker(s)",
+        *([f"missing: {_listed(missing, missing)}"] if missing else []),
+        f"set resources.workers={room}, or ask less for each" if room else "ask less for each worker",
+    ]
+    return "; ".join(words)
 
 
 def _listed(amounts: Mapping[str, float], names: Mapping[str, float]) -> str:
@@ -158,7 +172,7 @@ def _listed(amounts: Mapping[str, float], names: Mapping[str, float]) -> str:
 
 
 def _may_grow() -> bool:
-    """Whether an autoscaler watches this cluster and some kind of node may still be added. Ray has no public way to ask."""
+    """Whether an autoscaler watches this cluster and may add some kind of node. Ray has no public way to ask."""
     try:
         config = ray._private.state.state.get_cluster_config()
     except Exception:

@@ -66,7 +66,7 @@ def work(given: Work) -> list[tuple[str, Outcome]]:
 
 
 def _storage_problem(given: Work, team: Team) -> str:
-    """Every rank calls: on which nodes a run's folder is not the driver's own, or not writable; empty where all is well."""
+    """Every rank calls: on which nodes a run's folder is not the driver's own, or not writable; empty: on none."""
     seen = next((problem for run in given.runs if (problem := _folder_problem(run.folder, given.token, team.rank))), "")
     found = team.gather(f"node {ray.util.get_node_ip_address()}: {seen}" if seen else "")
     wrong = "; ".join(sorted({problem for problem in found if problem}))
@@ -130,7 +130,11 @@ def _train(run: Run, advice: RemoteAdvice, team: Team) -> Outcome:
 
 def _not_begun(run: Run) -> Outcome:
     step = step_kept(run.folder) if run.folder.exists() else 0
-    return Outcome(state="stopped", step=step, message=f"stopped at step {step} of {run.plan.total}, before its turn; nothing is lost")
+    return Outcome(
+        state="stopped",
+        step=step,
+        message=f"stopped at step {step} of {run.plan.total}, before its turn; nothing is lost",
+    )
 
 
 def _state(state: str, message: str = "") -> dict[str, Any]:
@@ -139,7 +143,7 @@ def _state(state: str, message: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Rank 0 only: one rank 0 to a run. One of a driver that was killed, or on a node that was cut off, may still be dying."""
+    """Rank 0 only: one rank 0 to a run. That of a driver that was killed, or on a lost node, may still be dying."""
     end = time.monotonic() + LOCK_PATIENCE
     while True:
         with locked(folder / ".worker.lock", wait=False) as mine:

@@ -1,4 +1,4 @@
-"""What an engine is: its settings, the rules it follows per group, and the protocol that the loop and the operations use."""
+"""What an engine is: its settings, the rules it follows per group, and the protocol that loop and operations use."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 class Optim:
     """The optimizer. Only elementwise ones: ZeRO steps flat pieces of parameters, so shapes are not known to it.
 
-    ``decay`` says whether biases and normalisers decay too (the papers' way) or only tensors of two or more axes. ``momentum`` is that of sgd and rmsprop, ``betas`` those of the others. ``layer_decay`` is the layer-wise learning-rate
-    factor (per layer, towards the input); ``averaged`` the decay of an exponential moving average of the weights.
+    ``decay`` says whether biases and normalisers decay too (the papers' way) or only tensors of two or more axes.
+    ``momentum`` is that of sgd and rmsprop, ``betas`` those of the others. ``layer_decay`` is the layer-wise
+    learning-rate factor (per layer, towards the input); ``averaged`` the decay of an exponential moving average of
+    the weights.
     """
 
     name: Literal["sgd", "nesterov", "adam", "adamw", "nadam", "radam", "rmsprop", "lion"] = "sgd"
@@ -63,7 +65,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How a step is carried out. ``batch`` is the global batch of one optimizer step, over all workers and micro-batches.
+    """How a step is carried out. ``batch`` is the global batch of one optimizer step: all workers, all micro-batches.
 
     ``clip`` bounds the norm of the whole gradient, held groups included; `GroupRule.clip` bounds one group's.
     """
@@ -84,7 +86,7 @@ class EngineSettings:
         check_number("clip", self.clip, above=0)
         if self.micro_batch is not None and self.accumulation is not None:
             raise SettingError(
-                f"micro_batch = {self.micro_batch} and accumulation = {self.accumulation}: set at most one, the other follows"
+                f"micro_batch = {self.micro_batch} and accumulation = {self.accumulation}: set one, the other follows"
             )
 
 
@@ -98,9 +100,7 @@ def divide_batch(settings: EngineSettings, workers: int) -> tuple[int, int]:
     if batch % workers:
         near = sorted({batch // workers * workers, (batch // workers + 1) * workers} - {0})
         shown = " or ".join(str(n) for n in near)
-        raise SettingError(
-            f"batch = {batch}: {workers} workers need a multiple of {workers}, for example {shown}"
-        )
+        raise SettingError(f"batch = {batch}: {workers} workers need a multiple of {workers}, for example {shown}")
     share = batch // workers
     if settings.micro_batch is not None:
         if share % settings.micro_batch:
@@ -110,9 +110,7 @@ def divide_batch(settings: EngineSettings, workers: int) -> tuple[int, int]:
         return settings.micro_batch, share // settings.micro_batch
     accumulation = settings.accumulation or 1
     if share % accumulation:
-        raise SettingError(
-            f"accumulation = {accumulation}: must divide a worker's {share} items ({_divisors(share)})"
-        )
+        raise SettingError(f"accumulation = {accumulation}: must divide a worker's {share} items ({_divisors(share)})")
     return share // accumulation, accumulation
 
 
@@ -124,9 +122,10 @@ def _divisors(number: int) -> str:
 class GroupRule:
     """What one group does in a phase.
 
-    ``direction``: above 0 descends, 0 holds (weights, moments and step count stand still), -S ascends: the sign goes into the gradient,
-    after reduction and global clipping, and S into the learning rate; decay keeps its own sign. ``lr`` is the peak rate in front of
-    the curve, without S and without the group's layer-wise factor. ``clip`` bounds the norm of this group's gradient.
+    ``direction``: above 0 descends, 0 holds (weights, moments and step count stand still), -S ascends: the sign goes
+    into the gradient, after reduction and global clipping, and S into the learning rate; decay keeps its own sign.
+    ``lr`` is the peak rate in front of the curve, without S and without the group's layer-wise factor. ``clip``
+    bounds the norm of this group's gradient.
     """
 
     direction: float = 1.0
@@ -137,9 +136,10 @@ class GroupRule:
 
 @dataclass(frozen=True)
 class Digest:
-    """64-bit sums over entries. Shards of all ranks add up, modulo 2^64, to the model's; ``copy`` is of what this rank holds in full.
+    """64-bit sums over entries: ``shard`` of what this rank owns, ``copy`` of what it holds in full.
 
-    Replicas must have equal copies. Under ZeRO-3 no rank holds a copy. Comparable between runs: the sum of the shards.
+    Shards of all ranks add up, modulo 2^64, to the model's, which compares between runs. Replicas must have equal
+    copies; under ZeRO-3 no rank holds one.
     """
 
     shard: int
@@ -150,8 +150,8 @@ class Digest:
 class Engine(Protocol):
     """Owns weights, optimizer state and what a step does with them. One implementation a process layout, one contract.
 
-    Weights are named as in the module, parameters first; values cross the border in fp32, in full, in their own shape. Every rank calls
-    every method, in the same order, with the same arguments; only batches differ.
+    Weights are named as in the module, parameters first; values cross the border in fp32, in full, in their own
+    shape. Every rank calls every method, in the same order, with the same arguments; only batches differ.
     """
 
     team: Team
@@ -161,11 +161,15 @@ class Engine(Protocol):
     buffers: tuple[str, ...]
 
     def step(self, batches: Iterable[Batch], loss: Loss) -> Tensor:
-        """One optimizer step over this rank's micro-batches; their mean loss on this rank, detached, no wait for the device."""
+        """One optimizer step over this rank's micro-batches; their mean loss here, detached, no wait for the device.
+
+        Raises:
+            FloatingPointError: gradients are not finite and the step was not applied (where the engine looks).
+        """
         ...
 
     def set_rules(self, rules: Mapping[str, GroupRule], *, keep_moments: bool = False) -> None:
-        """Start a phase: one rule a group. Moments of groups whose direction changes sign are cleared unless they are kept."""
+        """Start a phase: one rule a group. Clears moments of groups whose direction changes sign, unless kept."""
         ...
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
@@ -181,7 +185,7 @@ class Engine(Protocol):
         ...
 
     def hold_at_zero(self, masks: Mapping[str, Tensor]) -> None:
-        """Entries where a full boolean mask is False are zero from now on: weights, averages, moments. ``{}`` lifts all."""
+        """Keep entries where a full boolean mask is False at zero: weights, averages, moments. ``{}`` lifts all."""
         ...
 
     def fresh_optimizer(self) -> None:
@@ -189,7 +193,7 @@ class Engine(Protocol):
         ...
 
     def clear(self, groups: Sequence[str] = (), entries: Mapping[str, Tensor] | None = None) -> None:
-        """Forget the state of whole groups, step counts included; zero the moments of entries where a full mask is True."""
+        """Forget the state of whole groups, step counts too; zero the moments of entries where a full mask is True."""
         ...
 
     def moments(self, name: str) -> Mapping[str, Tensor]:
@@ -229,7 +233,13 @@ class Engine(Protocol):
         ...
 
     def load(self, folder: Path, *, moments: bool = True) -> None:
-        """Take over what any engine saved, under any stage, precision, grouping and number of workers. Before `set_rules`."""
+        """Take over what any engine saved, under any stage, precision, grouping and number of workers.
+
+        Comes in front of `set_rules`, which compares signs with the saved ones.
+
+        Raises:
+            FileNotFoundError: no or not all pieces. ValueError: of another model, or moments of another optimizer.
+        """
         ...
 
     def close(self) -> None:
@@ -268,7 +278,8 @@ NUM_MOMENTS = {
 def bytes_per_worker(num_parameters: int, settings: EngineSettings, optim: Optim, workers: int) -> Memory:
     """Model state on one worker at a ZeRO stage: what is split is split evenly, padding left out.
 
-    Stage 1 splits masters, moments and averages, stage 2 gradients too, stage 3 the weights too. Only stage 0 in fp32 has no masters.
+    Stage 1 splits masters, moments and averages, stage 2 gradients too, stage 3 the weights too. Only stage 0 in fp32
+    has no masters.
     """
     size, stage = (2 if settings.precision == "bf16" else 4), settings.stage
     share = -(-num_parameters // workers)
@@ -293,8 +304,7 @@ def check_groups(groups: Sequence[Group], names: Sequence[str]) -> None:
         if name not in names:
             near = nearest(name, names)
             raise SettingError(
-                f"parameter {name!r} of a group does not exist"
-                + (f"; did you mean {near!r}?" if near else "")
+                f"parameter {name!r} of a group does not exist" + (f"; did you mean {near!r}?" if near else "")
             )
     missing = [name for name in names if name not in set(listed)]
     if missing:

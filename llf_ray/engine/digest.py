@@ -43,7 +43,8 @@ def _integers(values: Tensor) -> Tensor:
 def digest_of(name: str, start: int, values: Tensor) -> int:
     """Digest of a 1-D stretch that begins at flat index ``start`` of the full tensor ``name``.
 
-    Per entry splitmix64's finaliser (Steele et al. 2014, doi:10.1145/2660193.2660195) of a mix of name, index and bits, summed modulo 2^64.
+    Per entry splitmix64's finaliser (Steele et al. 2014, doi:10.1145/2660193.2660195) of a mix of name, index and
+    bits, summed modulo 2^64.
     """
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     total = 0

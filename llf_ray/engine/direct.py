@@ -1,7 +1,8 @@
 """Directions inside a torch optimizer: what happens to gradients between reduction and update.
 
-A hook in front of ``step`` reads ``direction`` and ``clip`` of each parameter group. It works on whatever the group holds at that moment,
-parameters or flat pieces of them, because DeepSpeed steps one group at a time and swaps the groups around each step.
+A hook in front of ``step`` reads ``direction`` and ``clip`` of each parameter group. It works on whatever the group
+holds at that moment, parameters or flat pieces of them, because DeepSpeed steps one group at a time and swaps the
+groups around each step.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def make_optimizer(optim: Optim, groups: list[tuple[Group, list[Tensor]]]) -> Op
 
 
 def install_directions(optimizer: Optimizer, team: Team, *, sharded: bool) -> None:
-    """Make the optimizer obey ``direction`` and ``clip`` of its groups; ``sharded``: each rank steps its own pieces only."""
+    """Make the optimizer obey ``direction`` and ``clip`` of its groups; ``sharded``: each rank steps pieces."""
 
     def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group in optimizer.param_groups:
@@ -87,7 +88,7 @@ def _direct(group: dict[str, Any], team: Team, sharded: bool) -> None:
 
 
 def _clip(gradients: list[Tensor], limit: float, team: Team | None) -> None:
-    """Scale one group's gradients to a norm of at most ``limit``, as ``torch.nn.utils.clip_grad_norm_`` does; no wait for the device."""
+    """Scale one group's gradients as ``torch.nn.utils.clip_grad_norm_`` does, with no wait for the device."""
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if team is not None:
         norm = team.total(norm.square()).sqrt()

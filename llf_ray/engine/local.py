@@ -1,4 +1,4 @@
-"""The engine in one process, in plain torch: the reference that the others are compared with, and the whole engine on one device."""
+"""The engine in one process, in plain torch: the reference for the others, and the whole engine on one device."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ class LocalEngine(ShardedEngine):
         masters: dict[str, Tensor] = dict(self._parameters)
         if self._low:
             masters = {
-                name: parameter.detach().clone().requires_grad_()
-                for name, parameter in self._parameters.items()
+                name: parameter.detach().clone().requires_grad_() for name, parameter in self._parameters.items()
             }
             for parameter in self._parameters.values():
                 parameter.data = parameter.data.to(torch.bfloat16)
@@ -82,9 +81,7 @@ class LocalEngine(ShardedEngine):
             value = loss(self.module, batch)
             (value / self.accumulation).backward()
             losses.append(value.detach().float())
-        assert len(losses) == self.accumulation, (
-            f"{len(losses)} micro-batches came, {self.accumulation} make a step"
-        )
+        assert len(losses) == self.accumulation, f"{len(losses)} micro-batches came, {self.accumulation} make a step"
         for name, parameter in self._parameters.items():
             if (
                 parameter.grad is None

@@ -1,8 +1,8 @@
 """The project's own form of saved weights and optimizer state: 1-D pieces by parameter name, in safetensors.
 
-Each rank writes one file with the pieces it owns, under the key ``kind|name|start``: entries from ``start`` on of the row-major
-flattened tensor. Metadata holds the full shapes, so any number of ranks under any ZeRO stage can read what any other wrote, and
-a reader maps only the bytes it asks for.
+Each rank writes one file with the pieces it owns, under the key ``kind|name|start``: entries from ``start`` on of the
+row-major flattened tensor. Metadata holds the full shapes, so any number of ranks under any ZeRO stage can read what
+any other wrote, and a reader maps only the bytes it asks for.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ class PiecesWriter:
 
     def add(self, kind: str, name: str, start: int, values: Tensor, shape: tuple[int, ...]) -> None:
         """One piece: ``values`` are the entries from ``start`` on of the flattened tensor of this full shape."""
-        self._tensors[f"{kind}|{name}|{start}"] = (
-            values.detach().reshape(-1).to("cpu", copy=True).contiguous()
-        )
+        self._tensors[f"{kind}|{name}|{start}"] = values.detach().reshape(-1).to("cpu", copy=True).contiguous()
         self._shapes[name] = list(shape)
 
     def note(self, key: str, value: Any) -> None:
@@ -71,9 +69,7 @@ class Pieces:
         file = safe_open(path, framework="pt")
         metadata: Mapping[str, str] = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: not a file of pieces (format {metadata.get('format')!r}, {FORMAT!r} is needed)"
-            )
+            raise ValueError(f"{path}: not a file of pieces (format {metadata.get('format')!r}, {FORMAT!r} is needed)")
         self._shapes.update({name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()})
         self.notes.update(json.loads(metadata["notes"]))
         for key in file.keys():  # noqa: SIM118  (a safetensors file is no mapping)
@@ -133,9 +129,7 @@ class Pieces:
 
 def _complete(folder: Path) -> list[Path]:
     """The files of all ranks, by rank."""
-    matches = [
-        (match, path) for path in sorted(folder.glob("pieces-*")) if (match := _FILE.fullmatch(path.name))
-    ]
+    matches = [(match, path) for path in sorted(folder.glob("pieces-*")) if (match := _FILE.fullmatch(path.name))]
     if not matches:
         raise FileNotFoundError(f"{folder}: no saved weights here (pieces-00000-of-....safetensors)")
     sizes = {int(match[2]) for match, _ in matches}

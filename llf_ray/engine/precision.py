@@ -31,8 +31,9 @@ def adapt(module: nn.Module, *, dtype: torch.dtype, channels_last: bool) -> list
     handles.append(module.register_forward_hook(lambda _, args, output: _map(_widened, output)))
     for child in module.modules():
         if isinstance(child, _BatchNorm) and child.affine:
-            # Batch normalisation of low-precision inputs wants its affine in the statistics' type, on CPU and CUDA alike.
-            # First in line after the forward: under ZeRO-3 the engine's own hook must find its parameters back in place.
+            # Batch normalisation of low-precision inputs wants its affine in the statistics' type, on CPU and CUDA
+            # alike. First in line after the forward: under ZeRO-3 the engine's own hook must find its parameters back
+            # in place.
             handles.append(child.register_forward_pre_hook(_widen_affine))
             handles.append(child.register_forward_hook(_restore_affine, prepend=True, always_call=True))
     return handles

@@ -1,9 +1,9 @@
 """What every engine does with its weights and optimizer state, written once over slabs and shards.
 
-A *slab* is a fp32 tensor that the base optimizer steps: a parameter itself, its fp32 master, or this rank's flat partition of a whole
-group. A *shard* says which stretch of which parameter lies where in a slab. Moments have the slab's shape, so one address
-finds weight, moments and average alike. Engines differ in how slabs come about, in how a step is made, and in where the
-module's own copy of a weight lies when the slab is not that copy.
+A *slab* is a fp32 tensor that the base optimizer steps: a parameter itself, its fp32 master, or this rank's flat
+partition of a whole group. A *shard* says which stretch of which parameter lies where in a slab. Moments have the
+slab's shape, so one address finds weight, moments and average alike. Engines differ in how slabs come about, in how a
+step is made, and in where the module's own copy of a weight lies when the slab is not that copy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ __all__ = ["Shard", "ShardedEngine", "Slab", "named_buffers", "prepare"]
 
 @dataclass(frozen=True)
 class Shard:
-    """``length`` entries from ``start`` on of a flattened parameter, at ``offset`` in a flat slab; None: the slab is the parameter."""
+    """``length`` entries from ``start`` on of a flattened parameter, at ``offset`` in a flat slab.
+
+    Without an offset the slab has the parameter's own shape.
+    """
 
     name: str
     start: int
@@ -42,18 +45,14 @@ class Shard:
     offset: int | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
-        """These entries of a tensor with the slab's shape, 1-D in row-major order. A view where strides allow; do not write to it."""
+        """These entries of a tensor with the slab's shape, 1-D, row-major: a view where strides allow, only to read."""
         if self.offset is None:
             return tensor.detach().reshape(-1)
         return tensor.detach()[self.offset : self.offset + self.length]
 
     def put(self, tensor: Tensor, values: Tensor) -> None:
         """Overwrite these entries of a tensor with the slab's shape."""
-        target = (
-            tensor.detach()
-            if self.offset is None
-            else tensor.detach()[self.offset : self.offset + self.length]
-        )
+        target = tensor.detach() if self.offset is None else tensor.detach()[self.offset : self.offset + self.length]
         target.copy_(values.view(target.shape))
 
 
@@ -109,7 +108,7 @@ def _checkpoint_gradients(module: nn.Module) -> None:
 
 
 class ShardedEngine(ABC):
-    """The engine protocol over slabs. Abstract: `LocalEngine` and `ZeroEngine` say where slabs come from and how a step is made."""
+    """The engine protocol over slabs. Abstract: its two engines say where slabs come from and how a step is made."""
 
     team: Team
     module: nn.Module
@@ -132,7 +131,7 @@ class ShardedEngine(ABC):
         split: bool,
         copied: bool,
     ) -> None:
-        """``split``: a slab holds a part of its group, by rank; ``copied``: the module computes with copies of the slabs."""
+        """``split``: a slab is this rank's part of its group; ``copied``: the module computes with copies of slabs."""
         self.team, self.module, self.groups = team, module, tuple(groups)
         self.names, self.buffers = tuple(shapes), tuple(named_buffers(module))
         self.optim, self.settings, self.accumulation = optim, settings, accumulation
@@ -169,7 +168,7 @@ class ShardedEngine(ABC):
 
     @abstractmethod
     def _copy_in(self, name: str, value: Tensor) -> None:
-        """Overwrite the module's copy of a parameter with a full fp32 value. Called only where the module computes with copies."""
+        """Overwrite the module's copy of a parameter with a full fp32 value, where the module computes with copies."""
 
     @abstractmethod
     def _copy_parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
@@ -177,7 +176,7 @@ class ShardedEngine(ABC):
 
     @abstractmethod
     def _full_copy(self, name: str) -> Tensor | None:
-        """The module's copy in full where this rank has it, bit for bit the master's; None where it takes a collective."""
+        """The full master where this rank has it, or a copy of equal bits; None where it takes a collective."""
 
     @abstractmethod
     def close(self) -> None:
@@ -221,7 +220,7 @@ class ShardedEngine(ABC):
     # -------------------------------------------------------------------------------------------- rules and rates
 
     def set_rules(self, rules: Mapping[str, GroupRule], *, keep_moments: bool = False) -> None:
-        """Every rank calls: start a phase. Clears moments of groups whose direction changes sign, unless ``keep_moments``."""
+        """Every rank calls: start a phase. Clears moments of groups whose direction changes sign, unless kept."""
         self._check_group_names(rules)
         for group in self.groups:
             rule = rules[group.name]
@@ -242,9 +241,7 @@ class ShardedEngine(ABC):
         self._check_group_names(rates)
         for group in self.groups:
             rule = self._rules[group.name]
-            self._optimizer_group(group)["lr"] = (
-                rule.lr * group.factor * abs(rule.direction) * rates[group.name]
-            )
+            self._optimizer_group(group)["lr"] = rule.lr * group.factor * abs(rule.direction) * rates[group.name]
 
     def _optimizer_group(self, group: Group) -> dict[str, Any]:
         return next(found for found in self._optimizer.param_groups if found["name"] == group.name)
@@ -253,9 +250,7 @@ class ShardedEngine(ABC):
         names = {group.name for group in self.groups}
         if set(given) != names:
             wrong = sorted(set(given) ^ names)[0]
-            raise SettingError(
-                f"group {wrong!r}: one value for each of {sorted(names)} is needed, and no other"
-            )
+            raise SettingError(f"group {wrong!r}: one value for each of {sorted(names)} is needed, and no other")
 
     # ------------------------------------------------------------------------------------------ reading and writing
 
@@ -282,7 +277,7 @@ class ShardedEngine(ABC):
 
     @torch.no_grad()
     def write(self, name: str, value: Tensor, *, average: bool = False) -> None:
-        """Every rank calls with the same value: master and the copy that the module computes with. Held entries stay zero."""
+        """Every rank calls with the same value: sets master and the module's copy. Held entries stay zero."""
         assert not self._averaging, "no write while the module carries averaged weights"
         if name in self.buffers:
             self._buffer(name, average).copy_(value.view(self._buffer(name, average).shape))
@@ -319,15 +314,13 @@ class ShardedEngine(ABC):
     def _check_name(self, name: str) -> None:
         if name not in self._places:
             near = nearest(name, (*self.names, *self.buffers))
-            raise ValueError(
-                f"parameter {name!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
-            )
+            raise ValueError(f"parameter {name!r} does not exist" + (f"; did you mean {near!r}?" if near else ""))
 
     # ------------------------------------------------------------------------------------------------- constraints
 
     @torch.no_grad()
     def hold_at_zero(self, masks: Mapping[str, Tensor]) -> None:
-        """Every rank calls: entries where a full boolean mask is False are zero from now on, moments too. ``{}`` lifts all."""
+        """Every rank calls: keep entries where a full boolean mask is False at zero. ``{}`` lifts all."""
         for name, mask in masks.items():
             self._check_name(name)
             if mask.dtype != torch.bool or mask.shape != self._shapes[name]:
@@ -364,9 +357,7 @@ class ShardedEngine(ABC):
         """State of a slab that is one number: step counts, running products."""
         state = self._optimizer.state.get(tensor, {})
         return {
-            key: v
-            for key, v in state.items()
-            if isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0)
+            key: v for key, v in state.items() if isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0)
         }
 
     def _slabs_of(self, group: Group) -> list[Slab]:
@@ -385,14 +376,12 @@ class ShardedEngine(ABC):
 
     @torch.no_grad()
     def clear(self, groups: Sequence[str] = (), entries: Mapping[str, Tensor] | None = None) -> None:
-        """Every rank calls: forget whole groups, step counts included; zero the moments of entries where a mask is True."""
+        """Every rank calls: forget whole groups, step counts too; zero the moments of entries where a mask is True."""
         for name in groups:
             found = [group for group in self.groups if group.name == name]
             if not found:
                 near = nearest(name, [group.name for group in self.groups])
-                raise SettingError(
-                    f"group {name!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
-                )
+                raise SettingError(f"group {name!r} does not exist" + (f"; did you mean {near!r}?" if near else ""))
             self._forget(found[0])
         for name, mask in (entries or {}).items():
             self._check_name(name)
@@ -421,7 +410,7 @@ class ShardedEngine(ABC):
         return {key: float(value) for key, value in self._counts_of(self._slab_for(name).tensor).items()}
 
     def _slab_for(self, name: str) -> Slab:
-        """The slab with this parameter's state: its own, or its group's, which every rank has, be its part of the parameter empty."""
+        """The slab with this parameter's state: its own, or that of its group, of which every rank has a part."""
         if self._places[name]:
             return self._slabs[self._places[name][0][0]]
         return self._slabs_of(self._group_of[name])[0]
@@ -430,7 +419,7 @@ class ShardedEngine(ABC):
 
     @torch.no_grad()
     def sync_buffers(self) -> None:
-        """Every rank calls: overwrite every rank's buffers, and their averages, with rank 0's, in one message a type."""
+        """Every rank calls: overwrite buffers and their averages with rank 0's, in one message a type."""
         if self.team.size == 1:
             return
         tensors = [*named_buffers(self.module).values(), *self._buffer_averages.values()]
@@ -446,12 +435,8 @@ class ShardedEngine(ABC):
         """Every rank calls: digest of fp32 parameters and buffers, after synchronising the buffers."""
         assert not self._averaging, "no digest while the module carries averaged weights"
         self.sync_buffers()
-        shard = sum(
-            digest_of(s.name, s.start, s.of(slab.tensor)) for slab in self._slabs for s in slab.shards
-        )
-        buffers = sum(
-            digest_of(name, 0, buffer.reshape(-1)) for name, buffer in named_buffers(self.module).items()
-        )
+        shard = sum(digest_of(s.name, s.start, s.of(slab.tensor)) for slab in self._slabs for s in slab.shards)
+        buffers = sum(digest_of(name, 0, buffer.reshape(-1)) for name, buffer in named_buffers(self.module).items())
         if not self._split:
             whole = (shard + buffers) % MODULUS
             return Digest(shard=whole if self.team.rank == 0 else 0, copy=whole)
@@ -476,7 +461,9 @@ class ShardedEngine(ABC):
                 for start, part in self._copy_parts(shard.name):
                     found = part[shard.start - start : shard.start - start + shard.length]
                     if not torch.equal(_bits(shard.of(slab.tensor).to(part.dtype)), _bits(found)):
-                        raise RuntimeError(f"{shard.name}: the module computes with other weights than the optimizer keeps")
+                        raise RuntimeError(
+                            f"{shard.name}: the module computes with other weights than the optimizer keeps"
+                        )
         for tensor, held in self._held.items():
             if bool((tensor.detach()[held] != 0).any()):
                 raise RuntimeError("entries that are held at zero are not zero")
@@ -529,6 +516,7 @@ class ShardedEngine(ABC):
                 for key, count in self._counts_of(slab.tensor).items() if shard.start == 0 else ():
                     writer.add(f"count.{key}", name, 0, torch.as_tensor(count), shape)
         writer.note("numbers", self._plain_counts())
+        writer.note("optimizer", type(self._optimizer).__name__)
         if self.team.rank == 0:
             for name, buffer in self._buffer_averages.items():
                 writer.add("average", name, 0, buffer, tuple(buffer.shape))
@@ -559,7 +547,7 @@ class ShardedEngine(ABC):
         return writer
 
     def _owned(self, name: str) -> list[tuple[int, Shard]]:
-        """What this rank writes of a parameter: its shards; of what all ranks hold, the parameters that fall to it by size."""
+        """What this rank writes of a parameter: its shards, or, where all hold all, an equal part by size."""
         if self._split or self._writer_rank[name] == self.team.rank:
             return self._places[name]
         return []
@@ -586,9 +574,12 @@ class ShardedEngine(ABC):
 
     @torch.no_grad()
     def load(self, folder: Path, *, moments: bool = True) -> None:
-        """Every rank calls: take over what any engine saved. In front of `set_rules`, which compares directions with the saved ones."""
+        """Every rank calls: take over what any engine saved; in front of `set_rules`."""
         pieces = Pieces(folder)
         self._check_pieces(pieces)
+        saved, own = pieces.notes.get("optimizer"), type(self._optimizer).__name__
+        if moments and saved not in (None, own):
+            raise ValueError(f"{folder}: moments of {saved} do not fit {own}; load without moments")
         masks, self._masks = self._masks, {}
         averaged = set(pieces.names("average"))
         for number, slab in enumerate(self._slabs):
@@ -606,9 +597,7 @@ class ShardedEngine(ABC):
         for name, buffer in named_buffers(self.module).items():
             buffer.copy_(pieces.full("buffer", name))
             if name in self._buffer_averages:
-                self._buffer_averages[name].copy_(
-                    pieces.full("average" if name in averaged else "buffer", name)
-                )
+                self._buffer_averages[name].copy_(pieces.full("average" if name in averaged else "buffer", name))
         self.fresh_optimizer()
         if moments:
             for slab in self._slabs:
@@ -627,9 +616,7 @@ class ShardedEngine(ABC):
             for name, shape in shapes.items():
                 if name not in saved:
                     near = nearest(name, saved)
-                    raise ValueError(
-                        f"{pieces.folder}: no {kind} {name!r}" + (f"; it has {near!r}" if near else "")
-                    )
+                    raise ValueError(f"{pieces.folder}: no {kind} {name!r}" + (f"; it has {near!r}" if near else ""))
                 if pieces.shape(name) != tuple(shape):
                     raise ValueError(
                         f"{pieces.folder}: {name} has shape {pieces.shape(name)}, the model's has {tuple(shape)}"
@@ -661,9 +648,7 @@ class ShardedEngine(ABC):
     def _count(self, key: str, value: Tensor, pieces: Pieces) -> Any:
         if key in pieces.notes.get("numbers", []):
             return value.item()
-        on_device = any(
-            group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups
-        )
+        on_device = any(group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups)
         return value.clone().to(self.team.device if on_device else "cpu")
 
     def _load_signs(self, signs: Mapping[str, int | None]) -> None:

@@ -28,7 +28,7 @@ from llf_ray.display import amount, duration
 from llf_ray.journal import driver_stamp, read, read_run, replace_text, update_run
 from llf_ray.plan import Plan, spans
 from llf_ray.run import Comparison, Prepared, RunConfig, prepare
-from llf_ray.studies.show import check_budgets, table_like
+from llf_ray.studies.show import check_budgets, draw, table_like
 from llf_ray.train.adviser import read_cuts
 from llf_ray.train.folder import JOB_COPY, OUTCOME, create, load_types, module_name, open_run, with_folder
 from llf_ray.train.state import Run
@@ -56,7 +56,7 @@ __all__ = [
     "write",
 ]
 
-FIGURE, TABLE, RESULT = "figures/comparison.png", "tables/table.md", "tables/result.json"
+PLANS, FIGURE, TABLE, RESULT = "figures/plans.png", "figures/comparison.png", "tables/table.md", "tables/result.json"
 CONFIDENCE = 0.95
 
 
@@ -149,6 +149,7 @@ def begin(comparison: Comparison, *, job_file: Path | None = None, again: bool =
         create(replace(prepared[arm], config=config), folder / name, job_file=job_file, parent="..")
         for name, (arm, config) in names.items()
     ]
+    draw(prepared, folder / PLANS)
     if job_file is not None:
         shutil.copyfile(job_file, folder / JOB_COPY)
     about = {
@@ -175,8 +176,8 @@ def free_folder(folder: Path, *, again: bool) -> Path:
     if not again:
         what = "a comparison" if is_comparison(folder) else "a run" if (folder / "run.json").exists() else "a folder"
         raise SettingError(
-            f"name {folder.name!r} is in use: {folder} is {what}; carry it on with `llf-ray resume {folder.name}`, choose another name=..., "
-            "or add --again for a numbered copy"
+            f"name {folder.name!r} is in use: {folder} is {what}; carry it on with `llf-ray resume {folder.name}`, "
+            "choose another name=..., or add --again for a numbered copy"
         )
     number = 2
     while folder.with_name(f"{folder.name}-{number}").exists():
@@ -252,7 +253,7 @@ def _state(folder: Path) -> Literal["finished", "failed", "stopped"]:
 
 
 def publish(folder: Path) -> str | None:
-    """Bring the comparison's MLflow run, the parent of its trainings', level; a line when the server does not take it."""
+    """Bring the MLflow parent of the trainings level with the folder; a line where the server does not take it."""
     settings = _settings(folder).base.tracking
     if settings.off:
         return None
@@ -303,7 +304,7 @@ class Against:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """One schedule over all seeds. ``spread`` is the standard deviation, of two seeds the range; of one there is none."""
+    """One schedule over all seeds. ``spread``: standard deviation; of two seeds the range, of one none."""
 
     arm: str
     trainings: Mapping[int, Training]

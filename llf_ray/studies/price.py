@@ -168,13 +168,16 @@ def report(prepared: Prepared, found: Price, *, trainings: int = 1) -> Renderabl
     scoring = _scored_items(prepared) / workers * found.seconds_per_scored_item
     hours = (steps + scoring) * trainings / 3600
     lines = [
-        f"measured here ({platform.node()}, {found.device}, {found.threads} thread(s)), one worker's share of {config.engine.batch // workers} items a step: "
+        f"measured here ({platform.node()}, {found.device}, {found.threads} thread(s)), "
+        f"one worker's share of {config.engine.batch // workers} items a step: "
         f"{1e3 * found.seconds_per_step:.3g} ms a step (median of {STEPS}, slowest {1e3 * found.slowest_step:.3g} ms), "
         f"{1e3 * found.seconds_per_scored_item:.3g} ms an item scored",
         f"{plan.total:,} steps: {_hours(steps)}; scoring validation and test: {_hours(scoring)}"
         + (f"; {trainings} trainings: {_hours(hours * 3600)}" if trainings > 1 else ""),
-        f"the whole plan: {_hours(hours * 3600)} on {workers} workers as fast as this = {_hours(hours * 3600 * workers)} of worker time",
-        "not in it: exchange of gradients between workers, checkpoints, start; workers that share one machine's cores or memory slow one another",
+        f"the whole plan: {_hours(hours * 3600)} on {workers} worker(s) as fast as this = "
+        f"{_hours(hours * 3600 * workers)} of worker time",
+        "not in it: exchange of gradients between workers, checkpoints, start; "
+        "workers that share one machine's cores or memory slow one another",
     ]
     return Stacked(
         Text("\nTime", style="bold"),
@@ -214,7 +217,7 @@ def _memory(prepared: Prepared, found: Price) -> RenderableType:
         parts = (memory.weights, memory.gradients, memory.masters, memory.moments, memory.averaged, found.activations)
         mark = " (this job)" if stage == config.engine.stage else ""
         table.add_row(f"{stage}{mark}", *(_bytes(part) for part in (*parts, sum(parts))))
-    note = "activations: what autograd kept for one micro-batch; buffers of the collectives and the libraries themselves come on top"
+    note = "activations: kept by autograd for one micro-batch; buffers of the collectives and the libraries come on top"
     return Stacked(table, Text(note, style="dim"))
 
 

@@ -321,7 +321,7 @@ def show_comparison(
     )
     parts: list[RenderableType] = [
         Text(
-            f"{comparison.name}: {len(arms)} arms x seeds {seeds} = {runs} trainings, {steps:,} optimizer steps in all\n",
+            f"{comparison.name}: {len(arms)} arms x seeds {seeds} = {runs} trainings, {steps:,} optimizer steps\n",
             style="bold",
         ),
         _listed(_shared_facts(next(iter(arms.values())))),
@@ -340,7 +340,10 @@ def check_budgets(arms: Mapping[str, Prepared]) -> str | None:
     if len(set(totals.values())) < 2:
         return None
     listed = ", ".join(f"{arm} {total:,}" for arm, total in totals.items())
-    return f"unequal budgets of optimizer steps: {listed}; change generations, epochs or ascent_epochs of the recipes until all agree"
+    return (
+        f"unequal budgets of optimizer steps: {listed}; "
+        "change generations, epochs or ascent_epochs of the recipes until all agree"
+    )
 
 
 def _titled(title: str, *bodies: RenderableType | None) -> list[RenderableType]:
@@ -387,7 +390,8 @@ def _own_facts(prepared: Prepared) -> dict[str, str]:
     epochs = sum(stretch.epochs for stretch in stretches(prepared))
     return {
         "recipe": f"{type(recipe).__name__}: {_inner(recipe)}",
-        "budget": f"{plan.total:,} optimizer steps = {epochs:g} epochs in {plan.generations} generation(s), {len(plan.phases)} phase(s)",
+        "budget": f"{plan.total:,} optimizer steps = {epochs:g} epochs in {plan.generations} generation(s), "
+        f"{len(plan.phases)} phase(s)",
         "plan": f"fingerprint {plan.fingerprint}",
     }
 
@@ -493,7 +497,7 @@ def _add_repeats(table: Table, run: Sequence[Sequence[Stretch]]) -> None:
 def _legend(prepared: Prepared) -> RenderableType | None:
     if any(min(phase.directions.values()) < 0 for phase in prepared.plan.phases):
         return Text(
-            "rates below zero ascend: the sign goes into the gradient, S into the rate, weight decay keeps its own sign",
+            "rates below zero ascend: the sign is in the gradient, S in the rate; weight decay keeps its own sign",
             style="dim",
         )
     return None

@@ -186,7 +186,8 @@ def report(saved: Saved, found: Sequence[tuple[Deed, Sequence[Change]]]) -> Rend
     for deed, changes in found:
         parts.append(
             Text(
-                f"{deed.number}. {deed.operation.label}, as at its first use (generation {deed.places[0][0]}, {deed.places[0][1]})"
+                f"{deed.number}. {deed.operation.label}, as at its first use "
+                f"(generation {deed.places[0][0]}, {deed.places[0][1]})"
             )
         )
         if not changes:

@@ -124,7 +124,8 @@ class Worker:
         if not answer.boundary:
             return replace(stand, crossed=True)
         if any(cut.step == stand.step for cut in answer.cuts):  # the phase ended with this answer
-            self.measure_and_keep(locate(self.plan, stand.step - 1, answer.cuts), stand)
+            ended = locate(self.plan, stand.step - 1, answer.cuts)
+            self.measure_and_keep(replace(ended, stop=stand.step), stand)
         self.clock.now("boundary")
         try:
             stand, records = cross(self.run, answer, stand, self.engine, self.team)
@@ -359,10 +360,8 @@ class Worker:
         """Steps at which a generation ended so far, where they are to be kept."""
         if not self.config.checkpoints.keep_generations:
             return set()
-        cuts = read_cuts(self.run.folder)
-        return {
-            locate(self.plan, start, cuts).generation_stop for start, stop in spans(self.plan, cuts) if start < stop
-        }
+        every = zip(self.plan.phases, spans(self.plan, read_cuts(self.run.folder)), strict=True)
+        return set({phase.generation: stop for phase, (_, stop) in every}.values())  # the last phase's stop stays
 
     # ---------------------------------------------------------------------------------------------------------- endings
 

@@ -68,7 +68,9 @@ def test_rank_0_goes_on_alone_and_loses_nothing(run: Run) -> None:
     try:
         RemoteAdvice(again, run.folder, run.plan).merge()
         assert any("cannot be reached" in text for text in messages(run))
-        losses = [(r["step"], r["values"]["train/loss"]) for r in read(run.folder / "journal.jsonl") if r["kind"] == "metrics"]
+        losses = [
+            (r["step"], r["values"]["train/loss"]) for r in read(run.folder / "journal.jsonl") if r["kind"] == "metrics"
+        ]
         assert losses == [(1, 1.0), (2, 9.0)]
         assert not list(run.folder.glob("journal.spool-*"))
         assert RemoteAdvice(again, run.folder, run.plan).at(8, None) == cut
@@ -89,7 +91,10 @@ def test_different_replicas_reach_rank_0_as_one_line(run: Run) -> None:
     actor = start_actor({str(run.folder): run.plan})
     try:
         advice = RemoteAdvice(actor, run.folder, run.plan)
-        with pytest.raises(ReplicasDiffer, match=r"^step 4: workers hold different weights \(rank 0: 0+1, rank 1: 0+2\); rank\(s\) \[1\]"):
+        with pytest.raises(
+            ReplicasDiffer,
+            match=r"^step 4: workers hold different weights \(rank 0: 0+1, rank 1: 0+2\); rank\(s\) \[1\]",
+        ):
             advice.check(4, [Digest(shard=1, copy=1), Digest(shard=0, copy=2)])
     finally:
         ray.kill(actor)

@@ -13,7 +13,7 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from safetensors.torch import load_file
 
-from llf_ray.journal import read, summary
+from llf_ray.journal import read, read_run, run_folders, summary
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
@@ -21,8 +21,7 @@ SMALL = "seal_small.py"
 SETTINGS = [
     "resources.placement=STRICT_SPREAD",
     "recipe.generations=2",
-    "recipe.epochs=2",
-    "recipe.warmup_epochs=1",
+    "recipe.epochs=8",
     "task.model.widths=4,4,8,8",
     "task.data.num_train=100",
     "task.data.num_held_out=40",
@@ -36,7 +35,13 @@ def head() -> Iterator[JobSubmissionClient]:
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-m", "tests.cluster.head"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -73,14 +78,32 @@ def patiently(client: JobSubmissionClient, entrypoint: str) -> str:
             time.sleep(0.5)
 
 
-def test_a_submitted_job_trains_with_one_worker_on_each_of_two_raylets(head: JobSubmissionClient, tmp_path: Path) -> None:
-    status, printed = submit(head, SMALL, tmp_path, "recipe.ascent_epochs=1")
+def test_a_submitted_job_trains_with_one_worker_on_each_of_two_raylets(
+    head: JobSubmissionClient, tmp_path: Path
+) -> None:
+    status, printed = submit(head, SMALL, tmp_path)
     assert status == JobStatus.SUCCEEDED, printed
     folder = tmp_path / "seal-small"
     now = summary(folder)
-    assert (now.state, now.step, now.total) == ("finished", 8, 8)
-    assert [record["name"] for record in read(folder / "journal.jsonl") if record["kind"] == "phase"] == ["train", "ascent", "descent"]
+    assert (now.state, now.step, now.total) == ("finished", 32, 32)
+    assert [record["name"] for record in read(folder / "journal.jsonl") if record["kind"] == "phase"] == [
+        "train",
+        "ascent",
+        "descent",
+    ]
     assert load_file(folder / "final" / "model.safetensors")["conv1.weight"].isfinite().all()
+    assert (tmp_path / "mlflow.db").exists()
     lines = printed.strip().splitlines()
     assert lines[-1] == f"log: {folder / 'driver.log'}"
     assert not [line for line in lines if "WARNING" in line or "(raylet)" in line or "Traceback" in line], printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [job for job in JOBS if job != SMALL])
+def test_every_job_can_be_submitted(head: JobSubmissionClient, tmp_path: Path, job: str) -> None:
+    more = ["--seeds 1"] if job.startswith("compare") else []
+    status, printed = submit(head, job, tmp_path, *more)
+    assert status == JobStatus.SUCCEEDED, printed
+    runs = [folder for folder in run_folders(tmp_path) if read_run(folder).get("plan")]
+    assert runs
+    assert {summary(folder).state for folder in runs} == {"finished"}

@@ -38,8 +38,15 @@ def test_room_is_counted_node_by_node(resources: Resources, room: int) -> None:
 @pytest.mark.parametrize(
     ("resources", "complaint"),
     [
-        (Resources(workers=9), "resources.workers = 9 with 1 CPU each, placed PACK: this machine has 4 CPU, room for 4 such worker(s); missing: 5 CPU"),
-        (Resources(workers=1, gpus=1), "this machine has 4 CPU, 0 GPU, room for 0 such worker(s); missing: 1 GPU; ask less for each worker"),
+        (
+            Resources(workers=9),
+            "resources.workers = 9 with 1 CPU each, placed PACK: this machine has 4 CPU, room for 4 such worker(s); "
+            "missing: 5 CPU; set resources.workers=4",
+        ),
+        (
+            Resources(workers=1, gpus=1),
+            "this machine has 4 CPU, 0 GPU, room for 0 such worker(s); missing: 1 GPU; ask less for each worker",
+        ),
         (Resources(workers=2, placement="STRICT_SPREAD"), "room for 1 such worker(s); set resources.workers=1"),
     ],
 )
@@ -70,7 +77,10 @@ def test_a_run_without_room_says_so_in_its_journal_and_waits_for_better_times(lo
 def test_a_run_is_carried_on_by_one_driver_at_a_time(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "mine")
     update_run(run.folder, driver={"host": "there", "pid": 123})
-    with locked(run.folder / ".driver.lock"), pytest.raises(SettingError, match="run 'mine' is being carried on by process 123 on there"):
+    with (
+        locked(run.folder / ".driver.lock"),
+        pytest.raises(SettingError, match="run 'mine' is being carried on by process 123 on there"),
+    ):
         execute([run], title="", display=False, log_file=tmp_path / "driver.log")
 
 
@@ -78,7 +88,7 @@ def test_a_run_is_carried_on_by_one_driver_at_a_time(tmp_path: Path) -> None:
 def test_an_address_from_outside_the_cluster_is_explained(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(SettingError, match="RAY_ADDRESS = .* submit it with `ray job submit"), ray_session(Resources()):
+    with pytest.raises(SettingError, match=r"RAY_ADDRESS = .*`ray job submit --address"), ray_session(Resources()):
         pass
 
 

@@ -18,11 +18,24 @@ from safetensors.torch import load_file
 from llf_ray.cluster.launch import execute
 from llf_ray.journal import Tracking, read, read_run, summary
 from llf_ray.train.adviser import STOP_REQUEST
+from llf_ray.train.folder import load_module
 from llf_ray.train.worker import Outcome
 from tests.cluster.faulty import Faulty, Struck
 from tests.cluster.tiny import RECIPE, tiny_run
 from tests.toy import Toy
 
+OWN_JOB = """
+from dataclasses import dataclass
+
+from llf_ray.recipes.seal import Seal
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    recipe: Seal
+
+    def plan(self):
+        return self.recipe.plan()
+"""
 NOWHERE = Tracking(log_every=1, uri="http://127.0.0.1:9")  # the discard port: nobody answers
 
 
@@ -30,10 +43,15 @@ NOWHERE = Tracking(log_every=1, uri="http://127.0.0.1:9")  # the discard port: n
 def together(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Outcome]]:
     """One worker group, three runs: one undisturbed, one whose worker and whose actor are killed, one that diverges."""
     root = tmp_path_factory.mktemp("runs")
+    job = root / "own_job.py"
+    job.write_text(OWN_JOB)
+    own = load_module(job).Own(recipe=RECIPE)  # a class that no worker can import
     runs = [
         tiny_run(root, "whole", tracking=NOWHERE),
-        tiny_run(root, "struck", task=Faulty(flags=str(root), kill="worker"), recipe=Struck(recipe=RECIPE, flags=str(root))),
-        tiny_run(root, "diverges", task=Faulty(flags=str(root), poison=True)),
+        tiny_run(
+            root, "struck", task=Faulty(flags=str(root), kill="worker"), recipe=Struck(recipe=RECIPE, flags=str(root))
+        ),
+        tiny_run(root, "diverges", task=Faulty(flags=str(root), poison=True), recipe=own, job_file=job),
     ]
     outcomes = execute(runs, title="together", display=False, log_file=root / "driver.log")
     return root, {run.folder.name: outcome for run, outcome in zip(runs, outcomes, strict=True)}
@@ -63,7 +81,13 @@ def test_a_run_ends_with_everything_in_its_folder(together: tuple[Path, dict[str
     folder, outcome = root / "whole", outcomes["whole"]
     assert (outcome.state, outcome.step) == ("finished", 36)
     assert set(outcome.scores) == {"validation/accuracy", "validation/loss", "test/accuracy", "test/loss"}
-    assert [record["name"] for record in records(folder, "phase")] == ["train", "ascent", "descent", "ascent", "descent"]
+    assert [record["name"] for record in records(folder, "phase")] == [
+        "train",
+        "ascent",
+        "descent",
+        "ascent",
+        "descent",
+    ]
     assert [record["step"] for record in records(folder, "metrics")] == list(range(1, 37))
     assert [record["state"] for record in records(folder, "state")] == ["starting", "running", "finished"]
     assert all(record["digest"] for record in records(folder, "operation"))
@@ -82,7 +106,9 @@ def test_a_killed_worker_and_a_killed_actor_change_nothing(together: tuple[Path,
     assert outcomes["struck"].digest == outcomes["whole"].digest
     assert weights(root / "struck") == weights(root / "whole")
     assert curves(root / "struck") == curves(root / "whole")
-    seen = Counter((record["step"], name) for record in records(root / "struck", "metrics") for name in record["values"])
+    seen = Counter(
+        (record["step"], name) for record in records(root / "struck", "metrics") for name in record["values"]
+    )
     assert set(seen.values()) == {1}
     notes = [record["message"] for record in records(root / "struck", "note")]
     assert any("worker 1 died" in message or "worker 0 failed" in message for message in notes), notes

@@ -13,10 +13,12 @@ from llf_ray.train.folder import create
 from llf_ray.train.state import Run
 from tests.toy import Toy
 
-RECIPE = Seal(generations=3, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_epochs=1, threshold="body", forget_later=True)
+RECIPE = Seal(
+    generations=3, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_epochs=1, threshold="body", forget_later=True
+)
 
 
-def tiny_run(root: Path, name: str, **changes: Any) -> Run:
+def tiny_run(root: Path, name: str, *, job_file: Path | None = None, **changes: Any) -> Run:
     """A run of 36 steps in three generations, each but the first with a redraw and an ascent."""
     settings: dict[str, Any] = {
         "task": Toy(),
@@ -29,4 +31,4 @@ def tiny_run(root: Path, name: str, **changes: Any) -> Run:
         "folder": str(root),
     }
     config = RunConfig(name=name, **(settings | changes))
-    return create(prepare(config), root / name)
+    return create(prepare(config), root / name, job_file=job_file)

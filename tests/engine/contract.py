@@ -6,7 +6,6 @@ Oracles are plain torch: each rank's batches in turn, gradients averaged, torch'
 from __future__ import annotations
 
 import contextlib
-import copy
 import faulthandler
 import gc
 import json
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llf_ray.config import SettingError
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim
@@ -57,6 +57,19 @@ class Net(nn.Module):
         return self.head(self.middle(self.norm(self.conv(images)).relu()).relu().mean((2, 3)))
 
 
+class Recomputing(Net):
+    """The same, keeping less."""
+
+    recompute = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.recompute = enable
+
+    def forward(self, images: Tensor) -> Tensor:
+        whole = super().forward
+        return checkpoint(whole, images, use_reentrant=False) if self.recompute else whole(images)
+
+
 def net(seed: int = 0, norm: bool = True) -> Net:
     torch.manual_seed(seed)
     return Net(norm)
@@ -76,7 +89,11 @@ def parts(batch: Batch, number: int) -> list[Batch]:
 
 
 def bits(value: Tensor) -> Tensor:
-    return value.detach().contiguous().view(torch.int32) if value.dtype == torch.float32 else value.detach().to(torch.int64)
+    return (
+        value.detach().contiguous().view(torch.int32)
+        if value.dtype == torch.float32
+        else value.detach().to(torch.int64)
+    )
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -245,7 +262,9 @@ def other_optimizers_step_alike(lab: Lab) -> None:
     for name in ("nesterov", "adam", "nadam", "radam", "rmsprop", "lion"):
         optim = Optim(name=name, lr=1e-3, weight_decay=0.0)
         engine, module = lab.make(optim), net()
-        alone = LocalEngine(module, GROUPS, optim, EngineSettings(batch=ITEMS * lab.team.size, accumulation=lab.team.size))
+        alone = LocalEngine(
+            module, GROUPS, optim, EngineSettings(batch=ITEMS * lab.team.size, accumulation=lab.team.size)
+        )
         for number in range(3):
             lab.run(engine, [number])
             alone.step([items(number, rank) for rank in range(lab.team.size)], loss)
@@ -406,7 +425,8 @@ def direction_zero_moves_nothing(lab: Lab) -> None:
     engine = lab.make(ADAMW)
     engine.set_rules(rules(ADAMW, early=0.0))
     lab.run(engine, [0])  # held from the very first step: no state appears
-    assert engine.moments("conv.weight") == {} and engine.counts("conv.weight") == {}
+    assert engine.moments("conv.weight") == {}
+    assert engine.counts("conv.weight") == {}
     assert engine.counts("head.weight")["step"] == 1
 
 
@@ -493,7 +513,10 @@ def held_entries_stay_zero(lab: Lab) -> None:
     engine = lab.make(replace(ADAMW, averaged=0.9))
     lab.run(engine, range(2))
     generator = torch.Generator().manual_seed(2)
-    masks = {name: torch.rand(engine.read(name).shape, generator=generator) < 0.6 for name in ("middle.weight", "conv.weight")}
+    masks = {
+        name: torch.rand(engine.read(name).shape, generator=generator) < 0.6
+        for name in ("middle.weight", "conv.weight")
+    }
     live = {name: engine.read(name)[mask] for name, mask in masks.items()}
     engine.hold_at_zero(masks)
 
@@ -614,7 +637,7 @@ def replicas_agree_and_tampering_shows(lab: Lab) -> None:
 
 
 def gradients_that_are_not_finite_stop(lab: Lab) -> None:
-    if lab.stage in (None, 0) and not lab.low or lab.stage is None:
+    if (lab.stage in (None, 0) and not lab.low) or lab.stage is None:
         return  # torch writes them into the weights; the loop sees the loss
 
     def broken(model: nn.Module, batch: Batch) -> Tensor:
@@ -659,6 +682,17 @@ def asked_of_a_model_that_cannot(lab: Lab) -> None:
     with expected_error(SettingError):
         lab.make(module=frozen)
     assert lab.open == []
+
+
+def checkpointed_gradients_are_the_same(lab: Lab) -> None:
+    modules = [Recomputing(norm=False), Recomputing(norm=False)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    engines = [lab.make(SGD, module=m, checkpoint_gradients=c) for m, c in zip(modules, (True, False), strict=True)]
+    assert [module.recompute for module in modules] == [True, False]
+    for engine in engines:
+        lab.run(engine, range(3))
+    for name in engines[0].names:
+        close(engines[0].read(name), engines[1].read(name), name, rtol=1e-6, atol=1e-7)
 
 
 def channels_last_changes_no_result(lab: Lab) -> None:
@@ -737,9 +771,23 @@ def loads_what_any_other_saved(lab: Lab) -> None:
             unmoved(kept["next"], weights(engine), engine.names)
         engine.load(path.parent)
         engine.set_rules(rules(ADAMW, early=1.0, late=0.0))  # another sign than when it was saved
-        assert engine.moments("conv.weight") == {} and engine.counts("head.weight")["step"] == 3
+        assert engine.moments("conv.weight") == {}
+        assert engine.counts("head.weight")["step"] == 3
         engine.load(path.parent, moments=False)
         assert all(engine.moments(name) == {} for name in engine.names)
+
+
+def what_does_not_fit_is_not_loaded(lab: Lab) -> None:
+    with expected_error(ValueError):
+        lab.make(SGD).load(lab.folder / lab.label)  # moments of AdamW
+    engine = lab.make(SGD)
+    engine.load(lab.folder / lab.label, moments=False)
+    lab.run(engine, [0])
+    other = lab.make(module=net(norm=False))
+    before = weights(other)
+    with expected_error(ValueError):
+        other.load(lab.folder / lab.label)  # statistics that this network does not have
+    unmoved(before, weights(other), other.names)
 
 
 def saved_weights_are_read_by_name(lab: Lab) -> None:
@@ -784,8 +832,10 @@ CHECKS: tuple[Callable[[Lab], None], ...] = (
     losses_may_use_the_model_as_they_like,
     unused_parameters_only_decay,
     asked_of_a_model_that_cannot,
+    checkpointed_gradients_are_the_same,
     channels_last_changes_no_result,
     closing_frees_the_model,
+    what_does_not_fit_is_not_loaded,
     saved_weights_are_read_by_name,
     loads_what_any_other_saved,
 )

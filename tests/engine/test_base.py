@@ -24,7 +24,8 @@ def test_a_divided_batch_multiplies_back(share: int, workers: int, accumulation:
             divide_batch(EngineSettings(batch=batch, accumulation=accumulation), workers)
         return
     micro, number = divide_batch(EngineSettings(batch=batch, accumulation=accumulation), workers)
-    assert micro * number * workers == batch and number == accumulation
+    assert micro * number * workers == batch
+    assert number == accumulation
     assert divide_batch(EngineSettings(batch=batch, micro_batch=micro), workers) == (micro, number)
 
 
@@ -53,9 +54,13 @@ def test_impossible_settings_are_refused(wrong: object) -> None:
 
 
 def test_bytes_per_worker_follow_the_stages() -> None:
-    """ZeRO's own arithmetic (Rajbhandari et al. 2020, arXiv:1910.02054, section 3): 16 bytes a weight in mixed-precision Adam."""
+    """ZeRO's own arithmetic (Rajbhandari et al. 2020, arXiv:1910.02054, section 3): 16 bytes a weight in mixed-
+    precision Adam.
+    """
     adam = Optim(name="adamw")
-    totals = [bytes_per_worker(1_000_000, EngineSettings(stage=s, precision="bf16"), adam, 64).total for s in (0, 1, 2, 3)]
+    totals = [
+        bytes_per_worker(1_000_000, EngineSettings(stage=s, precision="bf16"), adam, 64).total for s in (0, 1, 2, 3)
+    ]
     assert totals[0] == 16_000_000
     assert totals[1] == 4_000_000 + 12 * 15_625
     assert totals[2] == 2_000_000 + 14 * 15_625

@@ -1,4 +1,6 @@
-"""One contract, every engine: the local one here, DeepSpeed at each stage and precision on two ranks, started once for all checks."""
+"""One contract, every engine: the local one here, DeepSpeed at each stage and precision on two ranks, started once
+for all checks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def team_results(folder: Path) -> Iterator[dict[int, dict[str, dict[str, str]]]]:
+def team_results(folder: Path) -> dict[int, dict[str, dict[str, str]]]:
     """What the checks found, by number of ranks: a team of two, and beside it a team of one."""
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     alone = folder / "alone"
@@ -43,13 +45,13 @@ def team_results(folder: Path) -> Iterator[dict[int, dict[str, dict[str, str]]]]
         for rank, size, where in commands
     ]  # fmt: skip
     try:
-        said = [process.communicate(timeout=280) for process in processes]
+        said = [process.communicate(timeout=560) for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0, 0], said
     assert [out for out, _ in said] == ["", "", ""], "DeepSpeed chatters"
-    yield {size: json.loads((where / "found-0.json").read_text()) for rank, size, where in commands if rank == 0}
+    return {size: json.loads((where / "found-0.json").read_text()) for rank, size, where in commands if rank == 0}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -59,15 +61,17 @@ def test_local(check: Callable[[Lab], None], precision: str, folder: Path) -> No
     assert not error, error
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("label", TEAM_LABELS)
-def test_two_workers(check: Callable[[Lab], None], label: str, team_results: dict[int, dict[str, dict[str, str]]]) -> None:
+def test_two_workers(
+    check: Callable[[Lab], None], label: str, team_results: dict[int, dict[str, dict[str, str]]]
+) -> None:
     error = team_results[2][label][check.__name__]
     assert not error, error
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("label", ALONE_LABELS)
 def test_one_worker(label: str, team_results: dict[int, dict[str, dict[str, str]]]) -> None:
     errors = {name: error for name, error in team_results[1][label].items() if error}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from llf_ray.engine.pieces import Pieces, PiecesWriter
 
 def save(folder: Path, values: torch.Tensor, cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), values.numel()]
-    for rank, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for rank, (start, stop) in enumerate(itertools.pairwise(bounds)):
         writer = PiecesWriter()
         writer.add("weight", "layer.weight", start, values.reshape(-1)[start:stop], tuple(values.shape))
         writer.write(folder, rank, len(bounds) - 1)

@@ -1,4 +1,4 @@
-"""A driver as a process of its own: carries on the runs named, as `llf-ray resume` would, on a Ray that it starts itself.
+"""A driver as a process of its own: carries runs on, as `llf-ray resume` would, on a Ray that it starts itself.
 
 Run as ``python -m tests.faults.driver ROOT NAME...``; prints the outcomes as JSON, exits like the command line.
 """

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from llf_ray.cluster import launch
 from llf_ray.cluster.launch import execute
 from llf_ray.journal import read, summary
 from llf_ray.run import Resources
+from llf_ray.train.adviser import STOP_REQUEST
 from llf_ray.train.folder import open_run
 from tests.cluster.faulty import Faulty
 from tests.cluster.tiny import tiny_run
@@ -35,7 +37,9 @@ def weights(folder: Path) -> bytes:
 def driver(root: Path, *names: str) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.faults.driver", str(root), *names]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
@@ -73,12 +77,16 @@ def gone(session: str, seconds: float = 30) -> list[str]:
     return left
 
 
-def test_a_run_whose_retries_are_used_up_fails_with_the_workers_own_error_and_the_next_goes_on(local_ray: None, tmp_path: Path) -> None:
+def test_a_run_whose_retries_are_used_up_fails_with_the_workers_own_error_and_the_next_goes_on(
+    local_ray: None, tmp_path: Path
+) -> None:
     runs = [tiny_run(tmp_path, "broken", task=Faulty(flags=str(tmp_path), broken=True)), tiny_run(tmp_path, "whole")]
     log_file = tmp_path / "driver.log"
     broken, whole = execute(runs, title="", display=False, log_file=log_file)
     assert broken.state == "failed"
-    assert re.fullmatch(rf"worker \d failed: LookupError: nobody expected this \(1 retries; more in {log_file}\)", broken.message)
+    assert re.fullmatch(
+        rf"worker \d failed: LookupError: nobody expected this \(1 retries; more in {log_file}\)", broken.message
+    )
     assert broken.step == 12
     assert "at all" in log_file.read_text()
     assert "in _accident" in log_file.read_text()  # the workers' own traceback
@@ -86,8 +94,22 @@ def test_a_run_whose_retries_are_used_up_fails_with_the_workers_own_error_and_th
     assert whole.state == "finished"
 
 
+def test_storage_that_the_workers_do_not_share_is_no_riddle(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "TOKEN", ".elsewhere")  # as if the workers saw another disk
+    run = tiny_run(tmp_path, "alone")
+    (outcome,) = launch.execute([run], title="", display=False, log_file=tmp_path / "driver.log")
+    assert outcome.state == summary(run.folder).state == "failed"
+    assert f"{run.folder} is not the folder that the driver wrote to" in outcome.message
+    assert "set folder to a path on storage that every node shares" in outcome.message
+
+
 def test_a_killed_controller_is_replaced(local_ray: None, tmp_path: Path) -> None:
-    runs = [tiny_run(tmp_path, "struck", task=Faulty(flags=str(tmp_path), kill="controller")), tiny_run(tmp_path, "whole")]
+    runs = [
+        tiny_run(tmp_path, "struck", task=Faulty(flags=str(tmp_path), kill="controller")),
+        tiny_run(tmp_path, "whole"),
+    ]
     struck, whole = execute(runs, title="", display=False, log_file=tmp_path / "driver.log")
     assert (tmp_path / "controller").exists()
     assert (struck.state, struck.digest) == (whole.state, whole.digest) == ("finished", whole.digest)
@@ -106,6 +128,21 @@ def test_a_killed_driver_leaves_no_process_and_its_run_goes_on_elsewhere(local_r
     first, second = execute([open_run(struck.folder), whole], title="", display=False, log_file=tmp_path / "second.log")
     assert first.digest == second.digest
     assert weights(struck.folder) == weights(whole.folder)
+
+
+def test_ctrl_c_on_a_terminal_reaches_every_process_and_still_stops_tidily(tmp_path: Path) -> None:
+    stop = tmp_path / "typed" / STOP_REQUEST
+    run = tiny_run(tmp_path, "typed", task=Faulty(flags=str(tmp_path), wait_for=str(stop)))
+    process = driver(tmp_path, "typed")
+    wait_for(tmp_path / "reached", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, errors
+    (outcome,) = json.loads(printed)
+    assert outcome["state"] == summary(run.folder).state == "stopped"
+    assert outcome["message"] == "stopped at step 14 of 36; nothing is lost"
+    assert gone(session_of(tmp_path / "driver.log")) == []
+    assert errors == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

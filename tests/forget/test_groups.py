@@ -91,7 +91,10 @@ def test_a_selection_that_means_nothing_is_an_error(networks: Any, select: Any, 
 
 
 def test_layers_in_front_of_and_from_a_threshold_are_the_whole_network(networks: Any) -> None:
-    for slots, places in ((networks["resnet50"], ("layer1", "layer3.2", "fc", 7)), (networks["vit"], ("blocks.6", "head"))):
+    for slots, places in (
+        (networks["resnet50"], ("layer1", "layer3.2", "fc", 7)),
+        (networks["vit"], ("blocks.6", "head")),
+    ):
         for place in places:
             early, later = resolve(Select(before=place), slots), resolve(Select(since=place), slots)
             assert not set(early) & set(later)
@@ -168,7 +171,7 @@ def test_fan_in_is_that_of_torch() -> None:
         assert fan_in(layer.weight.shape) == expected
 
 
-# -------------------------------------------------------------------------------------------------------------- partition
+# ------------------------------------------------------------------------------------------------------------ partition
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -35,7 +35,9 @@ def trained() -> Values:
     return values
 
 
-def view_of(values: Mapping[str, Tensor], *, generation: int = 1, seed: int = 3, key: str = "p/entry/0", **stores: Any) -> View:
+def view_of(
+    values: Mapping[str, Tensor], *, generation: int = 1, seed: int = 3, key: str = "p/entry/0", **stores: Any
+) -> View:
     return View(
         slots=SLOTS,
         values=values,
@@ -113,7 +115,15 @@ def test_a_draw_is_another_for_each_seed_operation_and_generation(operation: Any
         found = after(operation, **other)
         for name in ("stem.0.weight", "head.weight"):
             assert not torch.equal(usual[name], found[name]), other
-    assert len({tuple(after(operation)[n].flatten()[:3].tolist()) for n in ("stem.0.weight", "body.0.weight", "head.weight")}) == 3
+    assert (
+        len(
+            {
+                tuple(after(operation)[n].flatten()[:3].tolist())
+                for n in ("stem.0.weight", "body.0.weight", "head.weight")
+            }
+        )
+        == 3
+    )
 
 
 def test_a_fixed_redraw_is_the_same_in_every_generation_and_another_for_each_run() -> None:
@@ -147,7 +157,9 @@ def test_keeping_everything_is_no_change_to_the_bit() -> None:
 def test_a_redraw_leaves_biases_and_normalisers_alone_unless_they_are_selected() -> None:
     values = trained()
     assert moved(values, after(Forget())) == {"stem.0.weight", "body.0.weight", "head.weight"}
-    assert moved(values, after(Forget(select=Select()))) == {n for n in values if "running" not in n and "num_" not in n}
+    assert moved(values, after(Forget(select=Select()))) == {
+        n for n in values if "running" not in n and "num_" not in n
+    }
     fresh = after(Forget(select=EVERYTHING, fill="initial"))
     assert moved(values, fresh) == set(values)
 
@@ -200,10 +212,12 @@ def test_what_is_kept_and_what_fills_come_from_where_the_operation_says(fill: An
         assert torch.equal(rewound[name][keep], store[name][keep])
         assert not rewound[name][~keep].any()
         assert torch.equal(found[name][keep], values[name][keep])
-        assert torch.equal(found[name][~keep], store[name][~keep] if fill == "store" else torch.zeros_like(found[name][~keep]))
+        assert torch.equal(
+            found[name][~keep], store[name][~keep] if fill == "store" else torch.zeros_like(found[name][~keep])
+        )
 
 
-# -------------------------------------------------------------------------------------------------------- other operations
+# ----------------------------------------------------------------------------------------------------- other operations
 
 
 def test_shrink_perturb_runs_from_a_warm_start_to_a_fresh_model() -> None:
@@ -254,7 +268,9 @@ def test_a_fixed_random_mask_is_one_for_the_run_and_the_other_one_for_each_gener
     assert torch.equal(mask(fixed, generation=1), mask(fixed, generation=4, key="q/exit/2"))
     assert not torch.equal(mask(each, generation=1), mask(each, generation=2))
     assert not torch.equal(mask(fixed), mask(fixed, seed=9))
-    assert float(torch.cat([m.flatten() for m in Bernoulli(keep=0.6).masks(view_of(trained()), slots).values()]).float().mean()) == pytest.approx(0.6, abs=0.08)
+    assert float(
+        torch.cat([m.flatten() for m in Bernoulli(keep=0.6).masks(view_of(trained()), slots).values()]).float().mean()
+    ) == pytest.approx(0.6, abs=0.08)
     assert bool(mask(Bernoulli(keep=1.0)).all())
     assert not mask(Bernoulli(keep=0.0)).any()
 
@@ -264,7 +280,9 @@ def test_the_kernel_block_is_the_slim_network(share: float) -> None:
     """First layer: all inputs; last layer: all outputs; in between the low block of both."""
     net = nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Conv2d(10, 7, 1), nn.Flatten(), nn.Linear(7, 4))
     slots = layout(net)
-    masks = KernelBlock(share=share).masks(View(slots=slots, values={}, fresh=dict, seed=0, key="", generation=0), slots)
+    masks = KernelBlock(share=share).masks(
+        View(slots=slots, values={}, fresh=dict, seed=0, key="", generation=0), slots
+    )
     out, mid = math.ceil(share * 10), math.ceil(share * 7)
     expected = {
         "0.weight": (slice(out), slice(None)),
@@ -284,6 +302,7 @@ def test_the_kernel_block_is_the_slim_network(share: float) -> None:
 
 def test_a_network_whose_forgotten_part_is_zero_computes_what_its_slim_part_computes() -> None:
     """Kept outputs read kept inputs only: the correctness of KELS' slim network."""
+
     def build(width: int, last: int) -> nn.Sequential:
         return nn.Sequential(
             nn.Conv2d(3, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
@@ -300,7 +319,9 @@ def test_a_network_whose_forgotten_part_is_zero_computes_what_its_slim_part_comp
     edit = Forget(keep=KernelBlock(share=0.5), fill="zero")(view)
     dense.load_state_dict(applied(edit, values))
     small = slim.state_dict()
-    slim.load_state_dict({n: v[tuple(slice(s) for s in small[n].shape)] if v.dim() else v for n, v in dense.state_dict().items()})
+    slim.load_state_dict(
+        {n: v[tuple(slice(s) for s in small[n].shape)] if v.dim() else v for n, v in dense.state_dict().items()}
+    )
     images = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(dense(images), slim(images))
 
@@ -334,7 +355,9 @@ def magnitude(values: list[list[float]], live: list[list[bool]] | None = None, *
 @pytest.mark.parametrize("seed", range(4))
 def test_magnitude_masks_keep_the_largest_and_break_ties_by_index(keep: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    values = [torch.randint(-3, 4, (n,), generator=random).float().tolist() for n in (5, 1, 12)]  # many ties, zeros, signs
+    values = [
+        torch.randint(-3, 4, (n,), generator=random).float().tolist() for n in (5, 1, 12)
+    ]  # many ties, zeros, signs
     live = [(torch.rand(len(v), generator=random) < 0.7).tolist() for v in values]
     assert magnitude(values, keep=keep, scope="global") == smallest_first(values, keep)
     assert magnitude(values, live, keep=keep, scope="global", within="m") == smallest_first(values, keep, live)
@@ -379,7 +402,10 @@ def test_labels_say_what_an_operation_does() -> None:
     assert Forget(select=Select(since="layer3", name="later")).label == "redraw later"
     assert Forget(keep=Bernoulli(keep=0.8), fixed=True).label == "redraw weights, keeping 80% at random (same draw)"
     assert Forget(fill="store", store="s").label == "rewind to s: weights"
-    assert KeepMask(store="m", source=Magnitude(keep=0.005, scope="global")).label == "mask m: keep 0.5% largest per network of weights"
+    assert (
+        KeepMask(store="m", source=Magnitude(keep=0.005, scope="global")).label
+        == "mask m: keep 0.5% largest per network of weights"
+    )
     assert ShrinkPerturb().label == "0.4 x all + 0.1 x fresh"
     assert all(operation.label for operation in tiny)
 

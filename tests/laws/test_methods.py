@@ -110,7 +110,7 @@ def layer_wise() -> list[Phase]:
 
 
 def iterative_pruning() -> list[Phase]:
-    """IMP: prune a fifth of the survivors of all layers together, rewind the rest to step k, hold the mask, go on at k."""
+    """IMP: prune a fifth of the survivors of all layers, rewind the rest to step k, hold the mask, go on at k."""
     k = 2
     rewound = train("train", 1, length=Length(steps=3 * 4 - k), curve=replace(COSINE, offset=Length(steps=k)))
     prune = (
@@ -126,7 +126,7 @@ def iterative_pruning() -> list[Phase]:
 
 
 def rifle() -> list[Phase]:
-    """RIFLE: the head is drawn anew (weight and bias), its momentum lives on; trunk and head have curves of their own."""
+    """RIFLE: the head is drawn anew (weight and bias), its momentum lives on; trunk and head have their own curves."""
     head = Rule(select=HEAD, curve=Curve(over="phase"))
     again = Forget(select=HEAD, fill="uniform", moments=False)
     return [

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+import llf_ray.studies.compare
 import llf_ray.tracking
 from llf_ray.config import SettingError
 from llf_ray.journal import Journal, Tracking, read_run, update_run
@@ -41,6 +42,12 @@ ARMS = {
     "seal": Seal(generations=3, epochs=2, ascent_epochs=1, ascent_rate=0.5, warmup_epochs=1, threshold="body"),
     "later_layer": LaterLayer(generations=3, epochs=2, warmup_epochs=1, threshold="body"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch):
+    """The picture of the plans is what takes longest, and tried elsewhere."""
+    monkeypatch.setattr(llf_ray.studies.compare, "draw", lambda prepared, path: path)
 
 
 def made(tmp_path: Path, seeds: int = 2, **changes) -> Comparison:
