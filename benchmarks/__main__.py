@@ -21,7 +21,8 @@ def names() -> list[str]:
 
 def measure(name: str, size: Size) -> Report:
     """Run one benchmark."""
-    return importlib.import_module(f"benchmarks.{name}").measure(size)  # type: ignore[no-any-return]
+    report: Report = importlib.import_module(f"benchmarks.{name}").measure(size)
+    return report
 
 
 def main(arguments: list[str] | None = None) -> None:

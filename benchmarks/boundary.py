@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Noise, default_job, later_layer, resnet
+from benchmarks.cases import default_job, later_layer, resnet, small_task
 from benchmarks.harness import Block, Contender, Ratio, Report, Size, Target, interleave, ratio, spread
 from llf_ray.data.order import Draw
 from llf_ray.engine.local import LocalEngine
@@ -26,7 +26,6 @@ from llf_ray.forget.draw import generator
 from llf_ray.forget.edit import Change, Edit
 from llf_ray.forget.groups import Select, Slot, fan_in
 from llf_ray.forget.operations import Forget
-from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.run import Prepared, prepare
 from llf_ray.train.adviser import Adviser
 from llf_ray.train.boundary import apply_edit, view_of
@@ -57,7 +56,7 @@ def measure(size: Size) -> Report:
         targets=[*targets, target],
         notes=[
             "one process, one thread, local engine; Ray's part of a question (one call of an actor) is not in it",
-            "copies: CPU time as a multiple of the copy of the same bytes; of a redraw, what the generator does not take",
+            "copies: CPU time as a multiple of the copy of the same bytes; of a redraw, less the generator's own time",
             "'values at hand' applies values that were drawn before: read, compare, write, record",
         ],
     )
@@ -75,7 +74,7 @@ def redraw(name: str, size: Size) -> tuple[dict[str, list[Block]], int]:
     slots = [slot for slot in prepared.slots if slot.kind in ("weight", "bias")]
     sources = {slot.name: engine.read(slot.name) for slot in slots}
     copies = {name: torch.empty_like(value) for name, value in sources.items()}
-    drawn = {slot.name: torch.empty(slot.shape) for slot in slots}
+    drawn = {slot.name: torch.zeros(slot.shape) for slot in slots}
     at_hand = Edit(values={name: _given(value) for name, value in drawn.items()})
 
     def apply(engine: LocalEngine, edit: Edit | None = None) -> None:
@@ -107,9 +106,9 @@ def _step(engine: LocalEngine, prepared: Prepared) -> None:
     engine.step(batches, lambda model, batch: task.loss(model, batch)[0])
 
 
-def _draw(values: Tensor, slot: Slot) -> None:
+def _draw(values: Tensor, slot: Slot) -> Tensor:
     bound = max(1, fan_in(slot.shape)) ** -0.5
-    values.uniform_(-bound, bound, generator=generator(0, "benchmark", 1, slot.name))
+    return values.uniform_(-bound, bound, generator=generator(0, "benchmark", 1, slot.name))
 
 
 def _rows(name: str, blocks: dict[str, list[Block]], num_bytes: int) -> list[dict[str, Any]]:
@@ -167,7 +166,7 @@ def shares(size: Size) -> tuple[list[dict[str, Any]], Target]:
     recipe = replace(later_layer, generations=2 if size.tiny else 4, epochs=1 if size.tiny else 3)
     base = replace(default_job, recipe=recipe, resources=replace(default_job.resources, workers=1))
     if size.tiny:
-        base = replace(base, task=replace(base.task, data=Noise(side=32, num_items=100)))
+        base = replace(base, task=small_task())
     prepared = prepare(base)
     with tempfile.TemporaryDirectory() as folder, _threads(1):
         run = create(prepared, Path(folder) / "run")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from llf_ray.data.augment import Augment
 from llf_ray.data.base import Role, Stack
+from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.run import Comparison, RunConfig
 from llf_ray.tasks.classification import Classification, TimmModel
 from llf_ray.train.folder import load_module
 
-__all__ = ["Noise", "comparison", "default_job", "later_layer", "resnet"]
+__all__ = ["Noise", "comparison", "default_job", "later_layer", "resnet", "small_task"]
 
 JOBS = Path(__file__).parents[1] / "jobs"
 comparison: Comparison = load_module(JOBS / "compare_schedules.py").comparison
 """What `make run` runs."""
 default_job = comparison.base
-later_layer = comparison.arms["later_layer"]
+later_layer = cast(LaterLayer, comparison.arms["later_layer"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +52,8 @@ def resnet(name: str, num_items: int) -> RunConfig:
         model=TimmModel(name=name), data=Noise(num_items=num_items), augment=Augment(shift=4, flip=0.5)
     )
     return replace(default_job, name=name, task=task, recipe=Long(generations=1, epochs=10))
+
+
+def small_task() -> Classification:
+    """The default job's network on a few pictures, for a run that only shows that everything works."""
+    return replace(cast(Classification, default_job.task), data=Noise(side=32, num_items=100))

@@ -33,8 +33,10 @@ __all__ = [
     "Target",
     "environment",
     "interleave",
+    "over_ranks",
     "ratio",
     "save",
+    "show",
     "spread",
     "table",
 ]
@@ -54,7 +56,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Block:
-    """Seconds that one block took: by the clock, and of processors (all threads, all ranks); and pages it had mapped."""
+    """Seconds that one block took, by the clock and of processors (all threads, all ranks); and its page faults."""
 
     wall: float
     cpu: float

@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import Noise, default_job, resnet
+from benchmarks.cases import default_job, resnet, small_task
 from benchmarks.harness import Block, Contender, Report, Size, Target, interleave, over_ranks, ratio, spread
 from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
@@ -100,8 +100,7 @@ def cases(size: Size) -> list[Case]:
     small = Case(name="default job", config=default_job, steps=40)
     large = Case(name="ResNet18 at 64", config=resnet("resnet18", 200), steps=4)
     if size.tiny:
-        config = replace(default_job, task=replace(default_job.task, data=Noise(side=32, num_items=100)))
-        return [Case(name="tiny", config=config, steps=2)]
+        return [Case(name="tiny", config=replace(default_job, task=small_task()), steps=2)]
     return [small, large]
 
 
@@ -303,7 +302,7 @@ def _of(case: Case, stage: int | None, size: Size) -> RunConfig:
     """The case's job, long enough for all blocks."""
     return replace(
         case.config,
-        engine=replace(case.config.engine, stage=stage or 0),
+        engine=replace(case.config.engine, stage=cast(Any, stage or 0)),
         recipe=Long(generations=1, epochs=size.rounds + 1, warmup_epochs=1),
     )
 

@@ -16,14 +16,14 @@ from llf_ray.tasks import Classification, SmallResNet
 config = RunConfig(
     name="long-small",
     task=Classification(
-        model=SmallResNet(widths=(16, 32, 64, 128), blocks=(1, 1, 1, 1), stem_stride=2),
+        model=SmallResNet(widths=(16, 32, 64, 128), blocks=(1, 1, 1, 1), stem_stride=3),
         data=FashionOnPhotographs(),
         augment=Augment(shift=2, flip=0.5),
         label_smoothing=0.1,
     ),
     recipe=Long(generations=4, epochs=25),
     optim=Optim(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
-    engine=EngineSettings(batch=50),
+    engine=EngineSettings(batch=50, channels_last=True),
     resources=Resources(workers=2, cpus=1),
     tracking=Tracking(evaluate_every=5),
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import hashlib
 import importlib
 import json
@@ -83,8 +82,7 @@ def check_number(
 # --------------------------------------------------------------------------------------------------------------- types
 
 
-@functools.cache
-def hints(cls: type) -> Mapping[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
     """Resolved annotations of the fields of a dataclass."""
     return {
         name: hint

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.cluster.faulty import Faulty
 from tests.cluster.tiny import tiny_run
 
 ROOT = Path(__file__).parents[2]
+Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.slow
 
 
@@ -34,12 +36,26 @@ def weights(folder: Path) -> bytes:
     return (folder / "final" / "model.safetensors").read_bytes()
 
 
-def driver(root: Path, *names: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "tests.faults.driver", str(root), *names]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.fixture
+def driver() -> Iterator[Start]:
+    """Starts drivers, each the first process of a group; none outlives its test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(root: Path, *names: str) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        command = [sys.executable, "-m", "tests.faults.driver", str(root), *names]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
@@ -116,7 +132,9 @@ def test_a_killed_controller_is_replaced(local_ray: None, tmp_path: Path) -> Non
     assert weights(tmp_path / "struck") == weights(tmp_path / "whole")
 
 
-def test_a_killed_driver_leaves_no_process_and_its_run_goes_on_elsewhere(local_ray: None, tmp_path: Path) -> None:
+def test_a_killed_driver_leaves_no_process_and_its_run_goes_on_elsewhere(
+    local_ray: None, driver: Start, tmp_path: Path
+) -> None:
     task = Faulty(flags=str(tmp_path), wait_for=str(tmp_path / "never"))
     struck, whole = tiny_run(tmp_path, "struck", task=task), tiny_run(tmp_path, "whole")
     process = driver(tmp_path, "struck")
@@ -130,7 +148,7 @@ def test_a_killed_driver_leaves_no_process_and_its_run_goes_on_elsewhere(local_r
     assert weights(struck.folder) == weights(whole.folder)
 
 
-def test_ctrl_c_on_a_terminal_reaches_every_process_and_still_stops_tidily(tmp_path: Path) -> None:
+def test_ctrl_c_on_a_terminal_reaches_every_process_and_still_stops_tidily(driver: Start, tmp_path: Path) -> None:
     stop = tmp_path / "typed" / STOP_REQUEST
     run = tiny_run(tmp_path, "typed", task=Faulty(flags=str(tmp_path), wait_for=str(stop)))
     process = driver(tmp_path, "typed")
@@ -146,7 +164,7 @@ def test_ctrl_c_on_a_terminal_reaches_every_process_and_still_stops_tidily(tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_ends_everything_at_once(number: int, tmp_path: Path) -> None:
+def test_a_second_signal_ends_everything_at_once(number: int, driver: Start, tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "held", task=Faulty(flags=str(tmp_path), wait_for=str(tmp_path / "never")))
     process = driver(tmp_path, "held")
     wait_for(tmp_path / "reached", process)
@@ -163,7 +181,7 @@ def test_a_second_signal_ends_everything_at_once(number: int, tmp_path: Path) ->
     assert gone(session_of(tmp_path / "driver.log")) == []
 
 
-def test_a_signal_before_the_workers_are_up_stops_as_well(tmp_path: Path) -> None:
+def test_a_signal_before_the_workers_are_up_stops_as_well(driver: Start, tmp_path: Path) -> None:
     run = tiny_run(tmp_path, "early", resources=Resources(workers=2, cpus=1))
     process = driver(tmp_path, "early")
     wait_for(run.folder / "journal.jsonl", process)
