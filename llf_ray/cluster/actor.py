@@ -22,7 +22,7 @@ from llf_ray.journal import read
 from llf_ray.plan import Answer, Observed, Plan
 from llf_ray.train.adviser import Adviser
 
-__all__ = ["RemoteAdvice", "SchedulerActor", "merge_spools", "note", "start_actor"]
+__all__ = ["RemoteAdvice", "SchedulerActor", "list_spools", "merge_spools", "note", "start_actor"]
 
 T = TypeVar("T")
 
@@ -70,12 +70,17 @@ def start_actor(plans: Mapping[str, Plan]) -> ActorHandle[SchedulerActor]:
     return kind.remote(dict(plans))  # type: ignore[return-value]
 
 
+def list_spools(run_folder: Path) -> list[Path]:
+    """What rank 0 wrote down while it was alone, oldest first."""
+    return sorted(run_folder.glob(SPOOL.format("*")))
+
+
 def merge_spools(adviser: Adviser) -> None:
     """Move the records of all spools into the journal, which drops what it has; a spool goes when all of it is written.
 
     Nobody may be writing one: the run's rank 0 calls before it starts, the driver after it ended.
     """
-    for path in sorted(adviser.folder.glob(SPOOL.format("*"))):
+    for path in list_spools(adviser.folder):
         adviser.record(list(read(path)))
         if not adviser.num_waiting:
             path.unlink()

@@ -35,7 +35,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from llf_ray.cluster.actor import SchedulerActor, merge_spools, note, start_actor
+from llf_ray.cluster.actor import SchedulerActor, list_spools, merge_spools, note, start_actor
 from llf_ray.cluster.outcome import ended, read_outcome, step_kept, write_outcome
 from llf_ray.cluster.session import (
     check_room,
@@ -99,14 +99,15 @@ def execute(
     with contextlib.ExitStack() as stack:
         stack.enter_context(logging_to(log_file, verbose=verbose))
         left = [run for run in runs if not _finished(run)]
+        settled: Mapping[Path, Outcome] = {}
         for run in left:
             stack.enter_context(_held(run.folder))
         if left:
             signals = stack.enter_context(_Signals(on_signal))
             screen = stack.enter_context(Display([run.folder.name for run in left], title=title)) if display else None
             watch = stack.enter_context(_Watch(left, screen))
-            _Driver(left, signals, watch, log_file).drive()
-        return [read_outcome(run.folder) or _stopped(run) for run in runs]
+            settled = _Driver(left, signals, watch, log_file).drive()
+        return [read_outcome(run.folder) or settled.get(run.folder) or _stopped(run) for run in runs]
 
 
 def _finished(run: Run) -> bool:
@@ -149,10 +150,12 @@ class _Driver:
         self.resources: Resources = runs[0].config.resources
         self.actor: ActorHandle[SchedulerActor] | None = None
         self.token = secrets.token_hex(8)
-        self.settled: set[Path] = set()
+        self.settled: dict[Path, Outcome] = {}
 
-    def drive(self) -> None:
-        """From no Ray to no Ray, with an outcome for every run."""
+    def drive(self) -> Mapping[Path, Outcome]:
+        """From no Ray to no Ray, with an outcome for every run; those that rank 0 did not write, which a full disk may
+        have refused from us as well.
+        """
         settings = SETTINGS | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(self.resources.start_timeout)}
         if not cluster_address(self.resources):
             settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; one process less
@@ -180,6 +183,7 @@ class _Driver:
             raise
         finally:
             self._tidy()
+        return self.settled
 
     def _left(self) -> list[Run]:
         return [run for run in self.runs if run.folder not in self.settled and not ended(run.folder)]
@@ -245,7 +249,10 @@ class _Driver:
             token=self.token,
             threads=resources.threads or max(1, int(resources.cpus)),
         )
-        variables = ALLOCATOR | {"OMP_NUM_THREADS": str(given.threads), ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE) or os.getcwd()}
+        variables = ALLOCATOR | {
+            "OMP_NUM_THREADS": str(given.threads),
+            ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE) or os.getcwd(),
+        }
         return TorchTrainer(
             _train_loop,
             train_loop_config={"given": given},
@@ -269,7 +276,7 @@ class _Driver:
 
     def _settle(self, run: Run, outcome: Outcome) -> None:
         """Give a run an outcome that rank 0 could not write."""
-        self.settled.add(run.folder)
+        self.settled[run.folder] = outcome
         with contextlib.suppress(OSError):
             write_outcome(run.folder, outcome)
         self._tell(run, outcome.state, outcome.message)
@@ -295,9 +302,12 @@ class _Driver:
         for run in self.runs:
             (run.folder / TOKEN).unlink(missing_ok=True)
             shutil.rmtree(run.folder / ".ray", ignore_errors=True)
-            adviser = Adviser(run.folder, run.plan)
-            merge_spools(adviser)
-            adviser.journal.close()
+            if list_spools(run.folder):
+                adviser = Adviser(run.folder, run.plan)
+                merge_spools(adviser)
+                adviser.journal.close()
+            if not ended(run.folder) and run.folder in self.settled:
+                self._settle(run, self.settled[run.folder])  # a disk that was full may have room again
             outcome = read_outcome(run.folder)
             with contextlib.suppress(OSError):
                 update_run(run.folder, state=outcome.state if outcome else "stopped")

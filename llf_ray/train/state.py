@@ -37,6 +37,7 @@ __all__ = [
     "checkpoints",
     "load_stand",
     "newest",
+    "optimizer_of",
     "prune",
     "set_aside",
     "verify",
@@ -234,6 +235,11 @@ def set_aside(root: Path, number: int) -> None:
         aside = folder.with_name(f"damaged-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
+
+
+def optimizer_of(folder: Path) -> str:
+    """Name of the optimizer whose moments a checkpoint folder holds."""
+    return str(json.loads((folder / STAND).read_text())["optimizer"])
 
 
 def load_stand(folder: Path) -> Stand:

@@ -25,7 +25,7 @@ from llf_ray.train.adviser import STOP_REQUEST, Advice, read_cuts
 from llf_ray.train.boundary import cross
 from llf_ray.train.evaluation import evaluate
 from llf_ray.train.export import export
-from llf_ray.train.state import Run, Stand, Stores, load_stand, newest, prune, set_aside, write_checkpoint
+from llf_ray.train.state import Run, Stand, Stores, load_stand, newest, optimizer_of, prune, set_aside, write_checkpoint
 
 __all__ = ["Clock", "Hopeless", "Outcome", "Worker"]
 
@@ -93,9 +93,12 @@ class Worker:
             self.record([_note(f"resumed at step {stand.step} from {found.name} on {self.team.size} worker(s)")])
             return stand
         if self.run.branch is not None:
-            self.engine.load(self.run.branch)
+            # moments of another optimizer mean something else: a branch that changes it starts with none
+            same = optimizer_of(self.run.branch) == self.config.optim.name
+            self.engine.load(self.run.branch, moments=same)
             parent = load_stand(self.run.branch)
-            self.record([_note(f"branched at step {self.run.branch_step} from {self.run.branch}")])
+            fresh = "" if same else ", with a fresh optimizer"
+            self.record([_note(f"branched at step {self.run.branch_step} from {self.run.branch}{fresh}")])
             return replace(
                 parent, step=self.run.branch_step, crossed=False, seed=self.config.seed, stores=self._adopt(parent)
             )
@@ -183,9 +186,13 @@ class Worker:
             position = replace(answer.position, step=step)
             value = rates(self.plan, position)
             self.engine.set_rates({name: value[label] for name, label in self.labels.items()})
-            loss = self.engine.step(
-                self._micro_batches(batches, step), lambda model, batch: window.see(self.config.task.loss(model, batch))
-            )
+            try:
+                loss = self.engine.step(
+                    self._micro_batches(batches, step),
+                    lambda model, batch: window.see(self.config.task.loss(model, batch)),
+                )
+            except FloatingPointError:  # on every rank: the engine looks at the reduced gradients
+                raise Hopeless(self._divergence("gradient is not finite", step, position)) from None
             window.add(loss)
             asking = step + 1 == answer.until
             if not asking and (step + 1 - position.start) % every and not self._counted(step + 1):
@@ -245,7 +252,7 @@ class Worker:
         hits_all, seen_all, stop, keep = total[len(losses) :]
         for back, loss in enumerate(losses_all):
             if not math.isfinite(loss):
-                raise Hopeless(self._divergence(step - len(losses_all) + back, loss, position))
+                raise Hopeless(self._divergence(f"training loss is {loss}", step - len(losses_all) + back, position))
         stand = replace(
             stand,
             step=step,
@@ -282,11 +289,11 @@ class Worker:
         }
         return {"kind": "metrics", "step": step, "time": time.time(), "values": values}
 
-    def _divergence(self, step: int, loss: float, position: Position) -> str:
+    def _divergence(self, what: str, step: int, position: Position) -> str:
         phase = self.plan.phases[position.index]
         kept = newest(self.checkpoints)[0]
         return (
-            f"the training loss is {loss} at step {step + 1} (phase {phase.name!r} of generation {phase.generation}); "
+            f"the {what} at step {step + 1} (phase {phase.name!r} of generation {phase.generation}); "
             + (f"the weights of {kept.name} are kept" if kept else "no checkpoint was written before it")
             + "; lower optim.lr or the ascent's rate, or clip gradients (engine.clip)"
         )
@@ -337,7 +344,12 @@ class Worker:
         self.engine.sync_buffers()
         self.digest = self.compare(stand.step)
         self.saved_at = time.monotonic()  # tried: on a full disk the next try comes after as long again
-        about = {"plan": self.plan.fingerprint, "stage": self.config.engine.stage, "digest": self.digest}
+        about = {
+            "plan": self.plan.fingerprint,
+            "stage": self.config.engine.stage,
+            "optimizer": self.config.optim.name,
+            "digest": self.digest,
+        }
         try:
             folder = write_checkpoint(self.checkpoints, stand, self.engine, self.team, about=about)
         except OSError as error:

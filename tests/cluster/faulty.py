@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -27,7 +28,7 @@ class Faulty:
     """Accidents happen at the second micro-batch of epoch 0 of ``generation``; ``flags`` remembers that they did.
 
     ``kill``: rank 1 kills itself ("worker"), or Ray's controller of the workers. ``poison``: NaN in the
-    images. ``broken``: an exception. ``wait_for``: raise a flag, then wait until that file exists.
+    images. ``broken``: an exception. ``fill``: a file takes all room that its disk has left. ``wait_for``: raise a flag, then wait until that file exists.
     """
 
     flags: str
@@ -35,6 +36,7 @@ class Faulty:
     kill: Literal["", "worker", "controller"] = ""
     poison: bool = False
     broken: bool = False
+    fill: str = ""
     wait_for: str = ""
     task: Toy = Toy()
     metric: str = "accuracy"
@@ -72,6 +74,8 @@ class Faulty:
             os.kill(os.getpid() if self.kill == "worker" else beside_us("ray::TrainController"), signal.SIGKILL)
         if self.broken:
             raise LookupError("nobody expected this\nat all")
+        if self.fill and dist.get_rank() == 0 and first(self.flags, "filled"):
+            fill_up(Path(self.fill))
         if self.wait_for and dist.get_rank() == 0 and first(self.flags, "reached"):
             end = time.monotonic() + 60
             while not Path(self.wait_for).exists() and time.monotonic() < end:
@@ -107,6 +111,13 @@ class KillActor:
         if dist.get_rank() == 0 and first(self.flags, "actor"):
             os.kill(beside_us("ray::SchedulerActor"), signal.SIGKILL)
         return Edit()
+
+
+def fill_up(path: Path) -> None:
+    """Write until the disk is full, down to the last page."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def first(folder: str, name: str) -> bool:

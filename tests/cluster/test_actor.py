@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
+from ray.actor import ActorHandle
 
-from llf_ray.cluster.actor import RemoteAdvice, note, start_actor
+from llf_ray.cluster.actor import RemoteAdvice, SchedulerActor, note, start_actor
 from llf_ray.engine.base import Digest
 from llf_ray.journal import read
 from llf_ray.plan import Schedule
@@ -21,9 +23,16 @@ from tests.cluster.faulty import children
 from tests.cluster.tiny import tiny_run
 
 
-@pytest.fixture
-def run(local_ray: None, tmp_path: Path) -> Run:
-    return tiny_run(tmp_path, "advised")
+@pytest.fixture(scope="module")
+def run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny_run(tmp_path_factory.mktemp("runs"), "advised")
+
+
+@pytest.fixture(scope="module")
+def actor(run: Run) -> Iterator[ActorHandle[SchedulerActor]]:
+    actor = start_actor({str(run.folder): run.plan})
+    yield actor
+    ray.kill(actor)
 
 
 def messages(run: Run) -> list[str]:
@@ -35,66 +44,52 @@ def actor_process() -> int:
     return next(pid for pid, title in children(raylet) if title.startswith("ray::SchedulerActor"))
 
 
-def test_a_killed_actor_comes_back_with_what_its_folder_says(run: Run) -> None:
-    actor = start_actor({str(run.folder): run.plan})
-    try:
-        advice = RemoteAdvice(actor, run.folder, run.plan)
-        (run.folder / CUT_REQUEST).write_text(json.dumps({"phase": 0, "time": 0.0}))
-        cut = advice.at(8, None)
-        assert [(c.phase, c.step) for c in cut.cuts] == [(0, 8)]
-        advice.record([note("before")])
-        os.kill(actor_process(), signal.SIGKILL)
-        assert advice.at(8, None) == cut
-        advice.record([note("after")])
-        assert [text for text in messages(run) if "phase" not in text] == ["before", "after"]
-        assert not list(run.folder.glob("journal.spool-*"))
-    finally:
-        ray.kill(actor)
+def metrics(step: int, loss: float) -> dict[str, Any]:
+    return {"kind": "metrics", "step": step, "time": 1.0, "values": {"train/loss": loss}}
 
 
-def test_rank_0_goes_on_alone_and_loses_nothing(run: Run) -> None:
-    actor = start_actor({str(run.folder): run.plan})
-    advice = RemoteAdvice(actor, run.folder, run.plan, timeout=30)
-    advice.record([{"kind": "metrics", "step": 1, "time": 1.0, "values": {"train/loss": 1.0}}])
-    ray.kill(actor, no_restart=True)
+def test_a_killed_actor_comes_back_with_what_its_folder_says(actor: ActorHandle[SchedulerActor], run: Run) -> None:
+    advice = RemoteAdvice(actor, run.folder, run.plan)
     (run.folder / CUT_REQUEST).write_text(json.dumps({"phase": 0, "time": 0.0}))
     cut = advice.at(8, None)
-    assert cut == Schedule(run.plan, read_cuts(run.folder)).at(8)
     assert [(c.phase, c.step) for c in cut.cuts] == [(0, 8)]
-    advice.record([{"kind": "metrics", "step": step, "time": 1.0, "values": {"train/loss": 9.0}} for step in (1, 2)])
-    assert advice.check(8, [Digest(shard=3, copy=None), Digest(shard=4, copy=None)]) == f"{7:016x}"
-    assert len(messages(run)) == 0  # the journal is the actor's; ours waits beside it
-    again = start_actor({str(run.folder): run.plan})
-    try:
-        RemoteAdvice(again, run.folder, run.plan).merge()
-        assert any("cannot be reached" in text for text in messages(run))
-        losses = [
-            (r["step"], r["values"]["train/loss"]) for r in read(run.folder / "journal.jsonl") if r["kind"] == "metrics"
-        ]
-        assert losses == [(1, 1.0), (2, 9.0)]
-        assert not list(run.folder.glob("journal.spool-*"))
-        assert RemoteAdvice(again, run.folder, run.plan).at(8, None) == cut
-    finally:
-        ray.kill(again)
+    advice.record([note("before")])
+    os.kill(actor_process(), signal.SIGKILL)
+    assert advice.at(8, None) == cut
+    advice.record([note("after")])
+    assert [text for text in messages(run) if "phase" not in text] == ["before", "after"]
+    assert not list(run.folder.glob("journal.spool-*"))
 
 
-def test_a_question_that_comes_too_late_is_not_answered_twice(run: Run) -> None:
-    actor = start_actor({str(run.folder): run.plan})
-    try:
-        with pytest.raises(ray.exceptions.RayTaskError, match="too late"):
-            ray.get(actor.at.remote(str(run.folder), 3, None, time.time() - 1))
-    finally:
-        ray.kill(actor)
+def test_rank_0_goes_on_alone_and_loses_nothing(actor: ActorHandle[SchedulerActor], run: Run) -> None:
+    lost = start_actor({str(run.folder): run.plan})
+    ray.kill(lost, no_restart=True)
+    RemoteAdvice(actor, run.folder, run.plan).record([metrics(9, 1.0)])
+    alone = RemoteAdvice(lost, run.folder, run.plan)
+    (run.folder / CUT_REQUEST).write_text(json.dumps({"phase": 2, "time": 0.0}))
+    known = messages(run)
+    cut = alone.at(16, None)
+    assert cut == Schedule(run.plan, read_cuts(run.folder)).at(16)
+    assert [(c.phase, c.step) for c in cut.cuts] == [(0, 8), (2, 16)]
+    alone.record([metrics(9, 9.0), metrics(10, 9.0)])
+    assert alone.check(16, [Digest(shard=3, copy=None), Digest(shard=4, copy=None)]) == f"{7:016x}"
+    assert messages(run) == known  # the journal is the actor's; ours waits beside it
+    again = RemoteAdvice(actor, run.folder, run.plan)
+    again.merge()
+    assert any("cannot be reached" in text for text in messages(run))
+    losses = [r["values"]["train/loss"] for r in read(run.folder / "journal.jsonl") if r["kind"] == "metrics"]
+    assert losses == [1.0, 9.0]
+    assert not list(run.folder.glob("journal.spool-*"))
+    assert again.at(16, None) == cut
 
 
-def test_different_replicas_reach_rank_0_as_one_line(run: Run) -> None:
-    actor = start_actor({str(run.folder): run.plan})
-    try:
-        advice = RemoteAdvice(actor, run.folder, run.plan)
-        with pytest.raises(
-            ReplicasDiffer,
-            match=r"^step 4: workers hold different weights \(rank 0: 0+1, rank 1: 0+2\); rank\(s\) \[1\]",
-        ):
-            advice.check(4, [Digest(shard=1, copy=1), Digest(shard=0, copy=2)])
-    finally:
-        ray.kill(actor)
+def test_a_question_that_comes_too_late_is_not_answered_twice(actor: ActorHandle[SchedulerActor], run: Run) -> None:
+    with pytest.raises(ray.exceptions.RayTaskError, match="too late"):
+        ray.get(actor.at.remote(str(run.folder), 3, None, time.time() - 1))
+
+
+def test_different_replicas_reach_rank_0_as_one_line(actor: ActorHandle[SchedulerActor], run: Run) -> None:
+    digests = [Digest(shard=1, copy=1), Digest(shard=0, copy=2)]
+    wanted = r"^step 4: workers hold different weights \(rank 0: 0+1, rank 1: 0+2\); rank\(s\) \[1\]"
+    with pytest.raises(ReplicasDiffer, match=wanted):
+        RemoteAdvice(actor, run.folder, run.plan).check(4, digests)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import threading
-import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +41,63 @@ class Own:
 NOWHERE = Tracking(log_every=1, uri="http://127.0.0.1:9")  # the discard port: nobody answers
 
 
+@dataclass(frozen=True, kw_only=True)
+class Day:
+    """What two drivers did, one after the other: how their runs ended, and the signals that the first one heard."""
+
+    root: Path
+    first: Mapping[str, Outcome]
+    second: Outcome
+    heard: Sequence[int]
+
+
 @pytest.fixture(scope="module")
-def together(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Outcome]]:
-    """One worker group, three runs: one undisturbed, one whose worker and whose actor are killed, one that diverges."""
+def day(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """One worker group for five runs, since to start one is what takes long; another for what the first left over.
+
+    One run is undisturbed; the worker and the actor of one are killed; one diverges; SIGTERM comes in the middle of an
+    ascent of one, and before the turn of the last.
+    """
     root = tmp_path_factory.mktemp("runs")
     job = root / "own_job.py"
     job.write_text(OWN_JOB)
     own = load_module(job).Own(recipe=RECIPE)  # a class that no worker can import
+    stopped = Faulty(flags=str(root), generation=2, wait_for=str(root / "stopped" / STOP_REQUEST))
     runs = [
         tiny_run(root, "whole", tracking=NOWHERE),
         tiny_run(
             root, "struck", task=Faulty(flags=str(root), kill="worker"), recipe=Struck(recipe=RECIPE, flags=str(root))
         ),
         tiny_run(root, "diverges", task=Faulty(flags=str(root), poison=True), recipe=own, job_file=job),
+        tiny_run(root, "stopped", task=stopped),
+        tiny_run(root, "waiting"),
     ]
-    outcomes = execute(runs, title="together", display=False, log_file=root / "driver.log")
-    return root, {run.folder.name: outcome for run, outcome in zip(runs, outcomes, strict=True)}
+    heard: list[int] = []
+    with signal_at(root / "reached", signal.SIGTERM):
+        outcomes = execute(runs, title="", display=False, log_file=root / "driver.log", on_signal=heard.append)
+    (second,) = execute(runs[3:4], title="", display=False, log_file=root / "second.log")
+    first = {run.folder.name: outcome for run, outcome in zip(runs, outcomes, strict=True)}
+    return Day(root=root, first=first, second=second, heard=heard)
+
+
+@contextlib.contextmanager
+def signal_at(path: Path, number: int) -> Iterator[None]:
+    """Send ourselves a signal when a file appears."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            if path.exists():
+                os.kill(os.getpid(), number)
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -76,8 +119,8 @@ def weights(folder: Path) -> bytes:
     return (folder / "final" / "model.safetensors").read_bytes()
 
 
-def test_a_run_ends_with_everything_in_its_folder(together: tuple[Path, dict[str, Outcome]]) -> None:
-    root, outcomes = together
+def test_a_run_ends_with_everything_in_its_folder(day: Day) -> None:
+    root, outcomes = day.root, day.first
     folder, outcome = root / "whole", outcomes["whole"]
     assert (outcome.state, outcome.step) == ("finished", 36)
     assert set(outcome.scores) == {"validation/accuracy", "validation/loss", "test/accuracy", "test/loss"}
@@ -98,8 +141,8 @@ def test_a_run_ends_with_everything_in_its_folder(together: tuple[Path, dict[str
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_a_killed_worker_and_a_killed_actor_change_nothing(together: tuple[Path, dict[str, Outcome]]) -> None:
-    root, outcomes = together
+def test_a_killed_worker_and_a_killed_actor_change_nothing(day: Day) -> None:
+    root, outcomes = day.root, day.first
     assert (root / "worker").exists()
     assert (root / "actor").exists()
     assert outcomes["struck"].state == "finished"
@@ -116,47 +159,34 @@ def test_a_killed_worker_and_a_killed_actor_change_nothing(together: tuple[Path,
     assert any(message.startswith("resumed at step") for message in notes), notes
 
 
-def test_a_run_that_diverges_ends_alone(together: tuple[Path, dict[str, Outcome]]) -> None:
-    root, outcomes = together
+def test_a_run_that_diverges_ends_alone(day: Day) -> None:
+    root, outcomes = day.root, day.first
     assert outcomes["diverges"].state == "failed"
     assert "phase 'ascent' of generation 1" in outcomes["diverges"].message
     assert "the weights of step-00000012" in outcomes["diverges"].message
     assert summary(root / "diverges").state == "failed"
 
 
-def test_a_dead_tracking_server_delays_nothing_and_is_named(together: tuple[Path, dict[str, Outcome]]) -> None:
-    root, _ = together
-    (line,) = [line for line in (root / "driver.log").read_text().splitlines() if "llf-ray sync" in line]
+def test_a_dead_tracking_server_delays_nothing_and_is_named(day: Day) -> None:
+    (line,) = [line for line in (day.root / "driver.log").read_text().splitlines() if "llf-ray sync" in line]
     assert "127.0.0.1:9" in line
     assert "points of whole wait" in line
 
 
-def test_sigterm_in_mid_ascent_keeps_the_state_and_a_second_start_ends_the_same(
-    together: tuple[Path, dict[str, Outcome]], tmp_path: Path
-) -> None:
-    root, _ = together
-    stop = tmp_path / "stopped" / STOP_REQUEST
-    runs = [
-        tiny_run(tmp_path, "stopped", task=Faulty(flags=str(tmp_path), generation=2, wait_for=str(stop))),
-        tiny_run(tmp_path, "waiting"),
-    ]
-    heard: list[int] = []
+def test_sigterm_in_mid_ascent_keeps_the_state_and_a_second_driver_ends_the_same(day: Day) -> None:
+    root, stopped = day.root, day.first["stopped"]
+    assert day.heard == [signal.SIGTERM]
+    assert stopped.state == "stopped"
+    assert 24 < stopped.step < 28, stopped  # inside the ascent of generation 2
+    assert day.second.state == "finished"
+    assert weights(root / "stopped") == weights(root / "whole")
+    assert curves(root / "stopped") == curves(root / "whole")
+    settings = json.loads((root / "stopped" / "final" / "settings.json").read_text())
+    assert settings["scores"] == day.second.scores
 
-    def terminate() -> None:
-        while not (tmp_path / "reached").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=terminate, daemon=True).start()
-    first, second = execute(runs, title="", display=False, log_file=tmp_path / "driver.log", on_signal=heard.append)
-    assert heard == [signal.SIGTERM]
-    assert (first.state, second.state) == ("stopped", "stopped")
-    assert 24 < first.step < 28, first  # inside the ascent of generation 2
-    assert second.step == 0
-    assert "before its turn" in second.message
-    again = execute(runs[:1], title="", display=False, log_file=tmp_path / "driver.log")
-    assert again[0].state == "finished"
-    assert weights(tmp_path / "stopped") == weights(root / "whole")
-    assert curves(tmp_path / "stopped") == curves(root / "whole")
-    settings = json.loads((tmp_path / "stopped" / "final" / "settings.json").read_text())
-    assert settings["scores"] == again[0].scores
+def test_a_run_whose_turn_had_not_come_is_stopped_without_a_step(day: Day) -> None:
+    waiting = day.first["waiting"]
+    assert (waiting.state, waiting.step) == ("stopped", 0)
+    assert "before its turn" in waiting.message
+    assert summary(day.root / "waiting").state == "stopped"
