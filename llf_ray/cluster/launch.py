@@ -71,8 +71,8 @@ SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""glibc gives large blocks back to the system at every free, so each step of a network on a CPU takes its activations' pages
-anew: 850 page faults and 7 % of the time on the default job. Workers keep them."""
+"""glibc gives large blocks back to the system at every free, so each step of a network on a CPU takes its activations'
+pages anew: 850 page faults and 7 % of the time on the default job. Workers keep them."""
 COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
 """What a rank says when it only lost its peer."""
 

@@ -27,8 +27,9 @@ from tests.toy import Toy
 class Faulty:
     """Accidents happen at the second micro-batch of epoch 0 of ``generation``; ``flags`` remembers that they did.
 
-    ``kill``: rank 1 kills itself ("worker"), or Ray's controller of the workers. ``poison``: NaN in the
-    images. ``broken``: an exception. ``fill``: a file takes all room that its disk has left. ``wait_for``: raise a flag, then wait until that file exists.
+    ``kill``: rank 1 kills itself ("worker"), or Ray's controller of the workers. ``poison``: NaN in the images.
+    ``broken``: an exception. ``fill``: a file takes all room that its disk has left. ``wait_for``: raise a flag, then
+    wait until that file exists.
     """
 
     flags: str

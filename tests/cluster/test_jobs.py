@@ -26,12 +26,15 @@ SETTINGS = [
     "task.data.num_train=100",
     "task.data.num_held_out=40",
 ]
+pytestmark = pytest.mark.timeout(900)  # a slow or busy machine is no failure
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[JobSubmissionClient]:
     """A client of a fresh head with two raylets of one CPU each."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    # a job's entry point says `python`: on a cluster that is the environment's, here it must be this one
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "PATH": path}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-m", "tests.cluster.head"]
     process = subprocess.Popen(

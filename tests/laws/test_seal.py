@@ -215,3 +215,13 @@ def test_moments_of_a_group_are_cleared_when_its_direction_turns_and_kept_when_t
         assert [step for step, found in enumerate(watch.moments) if not found["head.weight"]] == [0], (
             "the rest never turns"
         )
+
+
+def test_a_phase_without_a_step_may_build_the_optimizer_anew(tmp_path: Path) -> None:
+    phases = [
+        Phase(name="one", generation=0, length=Length(steps=2)),
+        Phase(name="between", generation=0, length=Length(steps=0), optimizer="rebuild"),
+        Phase(name="other", generation=0, length=Length(steps=2)),
+    ]
+    watch = watched(settings(phases), tmp_path / "run")
+    assert [step for step, moments in enumerate(watch.moments) if not any(moments.values())] == [0, 2]

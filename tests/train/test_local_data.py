@@ -39,6 +39,19 @@ class Listed(Toy):
             yield from super().batches(role, [draw], device)
 
 
+AMBIENT: list[float] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dicing(Toy):
+    """The toy, which notes what a layer would draw from torch's own generator."""
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        """The toy's."""
+        AMBIENT.append(float(torch.rand(())))
+        return super().loss(model, batch)
+
+
 def drawn(phases: Any, folder: Path, **changes: Any) -> list[Draw]:
     DRAWN.clear()
     whole(settings(phases, task=Listed(), **changes), folder)
@@ -92,6 +105,20 @@ def test_accumulation_divides_the_same_batches(tmp_path: Path) -> None:
     assert [len(d.indices) for d in parts] == [4] * 12
     joined = [np.concatenate([d.indices for d in parts[3 * s : 3 * s + 3]]) for s in range(4)]
     assert all(np.array_equal(a, b.indices) for a, b in zip(joined, whole_batches, strict=True))
+
+
+def test_dropout_is_drawn_anew_in_every_step_and_micro_batch_and_alike_in_every_run(tmp_path: Path) -> None:
+    def numbers(folder: Path, seed: int = 0) -> list[float]:
+        AMBIENT.clear()
+        engine = EngineSettings(batch=12, accumulation=2)
+        whole(settings(Long(generations=1, epochs=2, warmup_epochs=0), task=Dicing(), engine=engine, seed=seed), folder)
+        return list(AMBIENT)
+
+    first = numbers(tmp_path / "one")
+    assert len(set(first)) == len(first) == 16
+    torch.manual_seed(7)
+    assert numbers(tmp_path / "two") == first
+    assert not set(numbers(tmp_path / "three", seed=1)) & set(first)
 
 
 def test_statistics_rest_in_a_phase_that_says_eval(tmp_path: Path) -> None:

@@ -363,6 +363,21 @@ def test_test_is_scored_once_and_with_the_final_weights(reference: Path, tmp_pat
     assert score["values"]["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
 
 
+def test_roles_are_read_as_often_as_they_are_scored(tmp_path: Path) -> None:
+    """Validation at the end of each epoch, test at the end of the run: held-out data are not looked at for nothing."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Roles(Toy):
+        def batches(self, role: Any, draws: Any, device: torch.device) -> Any:
+            roles.append(role)
+            return super().batches(role, draws, device)
+
+    roles: list[str] = []
+    config = settings(LaterLayer(generations=3, epochs=1, warmup_epochs=0, threshold="body"), task=Roles())
+    assert carry(create(prepare(config), tmp_path / "run")).state == "finished"
+    assert roles == ["train", "validation"] * 3 + ["test"]
+
+
 def test_every_item_of_a_role_counts_once_in_a_score(tmp_path: Path) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Counted(Toy):
