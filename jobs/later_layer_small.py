@@ -10,7 +10,7 @@ from long_small import config as long
 from llf_ray.cli import main_job
 from llf_ray.recipes.later_layer import LaterLayer
 
-config = replace(long, name="later-layer-small", recipe=LaterLayer(generations=4, epochs=25, threshold="layer3"))
+config = replace(long, name="later-layer-small", recipe=LaterLayer(generations=4, epochs=20, threshold="layer3"))
 
 if __name__ == "__main__":
     main_job(__file__)

@@ -21,9 +21,9 @@ config = RunConfig(
         augment=Augment(shift=2, flip=0.5),
         label_smoothing=0.1,
     ),
-    recipe=Long(generations=4, epochs=25),
+    recipe=Long(generations=4, epochs=20),
     optim=Optim(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
-    engine=EngineSettings(batch=50, channels_last=True),
+    engine=EngineSettings(batch=100, channels_last=True),
     resources=Resources(workers=2, cpus=1),
     tracking=Tracking(evaluate_every=5),
 )

@@ -10,7 +10,7 @@ from long_small import config as long
 from llf_ray.cli import main_job
 from llf_ray.recipes.restarts import Restarts
 
-config = replace(long, name="restarts-small", recipe=Restarts(generations=4, epochs=25))
+config = replace(long, name="restarts-small", recipe=Restarts(generations=4, epochs=20))
 
 if __name__ == "__main__":
     main_job(__file__)
