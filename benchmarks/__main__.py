@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names())}; none: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="only this one; else both, as far as there are")
     parser.add_argument("--rounds", type=int, default=Size().rounds, help="blocks of each contender")
-    parser.add_argument("--tiny", action="store_true", help="only show that it runs")
+    parser.add_argument("--tiny", action="store_true", help="only show that it runs; nothing is written")
     given = parser.parse_args(arguments)
     unknown = set(given.names) - set(names())
     if unknown:
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             report = measure(name, Size(device=device, rounds=given.rounds, tiny=given.tiny))
             print(show(report), flush=True)
-            print(f"written: benchmarks/{RESULTS.name}/{save(report).name}\n", flush=True)
+            if not given.tiny:
+                print(f"written: benchmarks/{RESULTS.name}/{save(report).name}\n", flush=True)
 
 
 if __name__ == "__main__":

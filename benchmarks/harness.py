@@ -50,7 +50,7 @@ class Size:
     """How much is measured: where, how many rounds, and whether tiny, which only shows that everything runs."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    rounds: int = 9
+    rounds: int = 15
     tiny: bool = False
 
 

@@ -1,7 +1,7 @@
 """One long cosine on the bundled images: the baseline that takes as many steps as the iterative schedules.
 
 Clothes of Fashion-MNIST lie at random places on real photographs, 2,000 for training, so generalisation has room to
-improve. A small ResNet trains for 100 epochs in one piece (Zhou et al. 2022, arXiv:2202.00155, call it "long"). The
+improve. A small ResNet trains for 80 epochs in one piece (Zhou et al. 2022, arXiv:2202.00155, call it "long"). The
 other small jobs derive from this one.
 """
 

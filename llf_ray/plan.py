@@ -148,6 +148,7 @@ class Curve:
     def __post_init__(self) -> None:
         check_number("floor", self.floor, low=0, high=1)
         check_number("scale", self.scale, above=0)
+        check_number("factor", self.factor, low=0)
         for share in self.drops:
             check_number("drops", share, low=0, high=1)
         if self.drops and self.shape != "step":
@@ -195,6 +196,8 @@ class Until:
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
             raise SettingError(f"until has at_least or at_most, one of the two: {self.at_least!r}, {self.at_most!r}")
+        check_number("at_least", self.at_least)
+        check_number("at_most", self.at_most)
 
     def met(self, value: float, reference: float | None) -> bool:
         """Whether the measure has crossed the level."""
@@ -371,10 +374,12 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
         sizes: items of the data stores that phases train on, by name.
 
     Raises:
-        SettingError: a phase whose data hold less than one batch; an impossible plan (see `check_plan`).
+        SettingError: a value that does not fit its field, a phase whose data hold less than one batch, an impossible
+        plan (see `check_plan`).
     """
     epoch_steps = []
     for phase in phases:
+        check(phase, f"phase {phase.name!r} of generation {phase.generation}: ")
         items = num_items if phase.data.source == "task" else (sizes or {}).get(phase.data.source, num_items)
         per_epoch = math.floor(items * phase.data.share + 1e-9) // batch
         if per_epoch < 1:
@@ -413,8 +418,8 @@ def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int]) -> tuple[int,
 def check_plan(plan: Plan) -> None:
     """Raise `SettingError` unless the plan can be run.
 
-    It needs steps, values that fit their fields, generations in order, one name for each phase of a generation (draws
-    are keyed by it), and stores made before use.
+    It needs steps, generations in order, one name for each phase of a generation (draws are keyed by it), and stores
+    made before use.
     """
     if not plan.phases or plan.total < 1:
         raise SettingError("the plan has no training step: give its phases a length")
@@ -423,7 +428,6 @@ def check_plan(plan: Plan) -> None:
     named: set[tuple[int, str]] = set()
     for phase in plan.phases:
         where = f"phase {phase.name!r} of generation {phase.generation}"
-        check(phase, f"{where}: ")
         if phase.generation not in {max(generation, 0), generation + 1}:
             before = f"the one before is {generation}" if generation >= 0 else "the first is 0"
             raise SettingError(f"{where}: generations go up by one; {before}")

@@ -35,7 +35,7 @@ def test_a_small_job_prepares_at_the_common_budget(path):
     value = value_of(path)
     arms = {value.name: prepare(value)} if isinstance(value, RunConfig) else prepare_arms(value)
     assert check_budgets(arms) is None
-    assert {prepared.plan.total for prepared in arms.values()} == {4000}
+    assert {prepared.plan.total for prepared in arms.values()} == {1600}
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

@@ -272,7 +272,6 @@ def seen(loss: float = 1.0, accuracy: float = 0.5, **references: float) -> Obser
         (Until(measure="accuracy", at_least=0.99), seen(accuracy=0.99, loss=9), True),
         (Until(measure="accuracy", at_least=0.99), seen(accuracy=0.98, loss=0), False),
         (Until(measure="accuracy", at_most=0.9, relative=True), seen(accuracy=0.45, reference_accuracy=0.5), True),
-        (Until(at_least=math.nan), seen(loss=1.0), False),
     ],
 )
 def test_a_phase_ends_when_its_measure_crosses_its_level(until: Until, observed: Observed, ends: bool) -> None:
@@ -460,6 +459,8 @@ def test_a_share_that_is_a_whole_number_of_batches_loses_none_to_rounding() -> N
         ([phase(3, data=DataRule(source="made"))], "store 'made' is used before"),
         ([phase(epochs=0.1)], "0.1 epochs are less than one optimizer step (4 an epoch)"),
         ([phase(3, data=DataRule(share=0.1))], "4 items are less than one batch of 12"),
+        ([phase(3, data=None)], "phase 'p' of generation 0: data = None: must be DataRule"),
+        ([phase(2.5)], "length.steps = 2.5: must be a whole number or none"),  # type: ignore[arg-type]
         ([phase(3, optimizer="fresh")], "phase 'p' of generation 0: optimizer = 'fresh': must be one of keep, rebuild"),
         ([phase(3, rules=(Rule(select="layer3"),))], "rules.0.select = 'layer3'"),  # type: ignore[arg-type]
         ([phase(3, entry=(Forget(fill="unifrm"),))], "entry.0.fill = 'unifrm'"),  # type: ignore[arg-type]
@@ -499,6 +500,8 @@ def test_stores_are_made_before_use_in_the_order_in_which_a_run_meets_them() -> 
         lambda: Rule(select=Select(), clip=0),
         lambda: Until(),
         lambda: Until(at_least=1, at_most=2),
+        lambda: Until(at_least=math.nan),
+        lambda: Curve(factor=-1),
         lambda: DataRule(share=0),
         lambda: DataRule(share=1.5),
         lambda: Objective(kind="distil"),

@@ -34,6 +34,7 @@ def export(folder: Path, config: RunConfig, engine: Engine, team: Team, scores: 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(values, folder / ".model.tmp", metadata={"format": "pt"})
+            (folder / ".model.tmp").chmod(folder.stat().st_mode & 0o666)  # safetensors makes its files private
             os.replace(folder / ".model.tmp", folder / "model.safetensors")
             settings = {
                 "job": to_plain(config),

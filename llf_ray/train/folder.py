@@ -157,7 +157,9 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
     Raises:
         SettingError: the run has no such generation, kept no checkpoint of it, or ``plan`` has no generation after it.
     """
-    read_about(folder)
+    about = read_about(folder)
+    if about.get("job_module") not in sys.modules:  # a job file that is loaded now has the types of the new run
+        load_types(folder, about)
     other = _read_plan(folder)
     cuts = read_cuts(folder)
     if not 0 <= generation < other.generations:

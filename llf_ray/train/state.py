@@ -160,6 +160,9 @@ def _fresh_folder(folder: Path) -> None:
 
 
 def _with_sums(folder: Path, names: list[str]) -> dict[str, list[Any]]:
+    """Size and hash of files; whoever may read the folder may read them, though safetensors makes its files private."""
+    for name in names:
+        (folder / name).chmod(folder.stat().st_mode & 0o666)
     return {name: [(folder / name).stat().st_size, _sha256(folder / name)] for name in names}
 
 

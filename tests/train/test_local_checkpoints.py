@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import Checkpoints, RunConfig, prepare
-from llf_ray.train.folder import branch_of, create, open_run
+from llf_ray.train.folder import branch_of, create, load_module, open_run
 from llf_ray.train.state import Stores, checkpoints, load_stand, newest, verify
 from tests.local import (
     ADAMW,
@@ -411,6 +412,56 @@ def test_a_branch_does_not_touch_its_parent(reference: Path, tmp_path: Path) -> 
     before = {path: path.read_bytes() for path in origin.rglob("*") if path.is_file()}
     branched(replace(SMALL, checkpoints=Checkpoints(keep=1)), origin, 0, tmp_path / "branch")
     assert {path: path.read_bytes() for path in origin.rglob("*") if path.is_file()} == before
+
+
+JOB = """
+from dataclasses import dataclass, replace
+
+from llf_ray.forget.edit import Edit
+from llf_ray.plan import Length, Phase
+from tests.local import settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Double:
+    label = "double the head's bias"
+    select = None
+    needs = ()
+    makes = ()
+
+    def __call__(self, view):
+        return Edit(values={"head.bias": lambda old: old * 2})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubling:
+    generations: int = 2
+
+    def plan(self):
+        return tuple(
+            Phase(name="p", generation=g, length=Length(epochs=1), entry=(Double(),) if g else ())
+            for g in range(self.generations)
+        )
+
+
+config = settings(Doubling())
+"""
+
+
+def test_types_that_a_job_file_defines_come_back_with_its_runs(tmp_path: Path) -> None:
+    """In another process, as it were, whether the run is resumed or branched, and the file itself may be gone."""
+    job = tmp_path / "doubling.py"
+    job.write_text(JOB)
+    module = load_module(job)
+    run = create(prepare(module.config), tmp_path / "run", job_file=job)
+    assert carry(run, stopping_at(5)).state == "stopped"
+    job.unlink()
+    del sys.modules[module.__name__]
+    assert resumed(run.folder).state == "finished"
+    assert [r["operation"] for r in journal(run.folder, "operation")] == ["double the head's bias"]
+    del sys.modules[module.__name__]
+    longer = settings(pruning(3))
+    assert branch_of(run.folder, 0, prepare(longer).plan)[1] == 4
 
 
 def test_a_branch_from_a_cut_generation_starts_where_it_was_cut(tmp_path: Path) -> None:

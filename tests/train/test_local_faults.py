@@ -431,3 +431,12 @@ def test_a_run_leaves_only_what_verifies(reference: Path) -> None:
         "checkpoints",
         "final",
     }
+
+
+def test_whoever_may_read_a_run_may_read_its_weights(tmp_path: Path) -> None:
+    """A tracking server or another worker's user, by the umask of whoever trains."""
+    phases = [Phase(name="p", generation=0, length=Length(steps=2), entry=(Snapshot(store="s"),))]
+    folder = whole(settings(phases), tmp_path / "run")
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix in (".safetensors", ".json"):
+            assert path.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o666, path
