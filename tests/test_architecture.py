@@ -99,14 +99,8 @@ def imports(source: str, modules: set[str]) -> Iterator[tuple[int, str]]:
                 inner = f"{origin}.{alias.name}"
                 yield node.lineno, inner if inner in modules else origin
         elif isinstance(node, ast.Call):  # importlib.import_module("name"), __import__("name")
-            function = (
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
-            )
-            if (
-                function in ("import_module", "__import__")
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-            ):
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            if function in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
                 yield node.lineno, str(node.args[0].value)
 
 
@@ -156,11 +150,7 @@ def declares_all(tree: ast.Module) -> bool:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             named.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            named |= {
-                alias.asname or alias.name
-                for alias in node.names
-                if getattr(node, "module", "") != "__future__"
-            }
+            named |= {alias.asname or alias.name for alias in node.names if getattr(node, "module", "") != "__future__"}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             named |= {target.id for target in targets if isinstance(target, ast.Name)}
@@ -170,9 +160,7 @@ def declares_all(tree: ast.Module) -> bool:
 def package_sources() -> dict[str, str]:
     """Full module name -> text of every module of llf_ray; a package goes by its own name."""
     files = sorted((ROOT / "llf_ray").rglob("*.py"))
-    names = [
-        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files
-    ]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
     return dict(zip(names, (file.read_text(encoding="utf-8") for file in files), strict=True))
 
 
@@ -190,9 +178,7 @@ def test_jobs_and_spaces_hold_values_only(folder):
         neighbours = {other.stem for other in file.parent.glob("*.py")}  # what jobs derive from one another
         allowed = {"llf_ray", folder, *neighbours, *(["ray", "jobs"] if folder == "tune_spaces" else [])}
         outside = {target.split(".")[0] for _, target in imports(source, modules)} - allowed
-        assert outside <= sys.stdlib_module_names, (
-            f"{file} imports {sorted(outside - sys.stdlib_module_names)}"
-        )
+        assert outside <= sys.stdlib_module_names, f"{file} imports {sorted(outside - sys.stdlib_module_names)}"
 
 
 def test_arrows_point_downwards():
@@ -301,7 +287,5 @@ for name in ("ray", "deepspeed", "mlflow"):
 for name in {free!r}:
     importlib.import_module(name)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

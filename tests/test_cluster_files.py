@@ -21,9 +21,7 @@ def load(path: str) -> dict[str, Any]:
 def on_premises() -> dict[str, Any]:
     """The one cluster file that docs/clusters.md shows."""
     page = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
-    (block,) = [
-        block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "type: local" in block
-    ]
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "type: local" in block]
     return yaml.safe_load(block)
 
 
@@ -81,9 +79,7 @@ def test_ec2_knows_every_parameter_of_the_nodes():
         parameters = {**kind["node_config"], "MinCount": 1, "MaxCount": 1}
         report = validator.validate(parameters, model.input_shape)
         assert not report.has_errors(), f"{name}: {report.generate_report()}"
-    assert validator.validate(
-        {"InstanceTypo": "x", "MinCount": 1, "MaxCount": 1}, model.input_shape
-    ).has_errors()
+    assert validator.validate({"InstanceTypo": "x", "MinCount": 1, "MaxCount": 1}, model.input_shape).has_errors()
 
 
 def test_nodes_get_the_project_in_the_pinned_versions(cluster):
@@ -144,9 +140,7 @@ def check_rayjob(manifest: dict[str, Any]) -> None:
     assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
     assert isinstance(spec["backoffLimit"], int)
     assert isinstance(spec["ttlSecondsAfterFinished"], int)
-    assert spec["shutdownAfterJobFinishes"] or not spec["ttlSecondsAfterFinished"], (
-        "a time to live without an end"
-    )
+    assert spec["shutdownAfterJobFinishes"] or not spec["ttlSecondsAfterFinished"], "a time to live without an end"
     variables = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
     assert all(isinstance(value, str) for value in variables.values())
 

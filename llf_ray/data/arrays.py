@@ -66,9 +66,7 @@ class Arrays:
                 f"(items, height, width) or (items, height, width, {self.channels}), as channels = "
                 f"{self.channels}, and a label for each"
             )
-        chosen = held_out(
-            labels, role, self, cut_validation=role != "test" and layout["validation"][0] not in names
-        )
+        chosen = held_out(labels, role, self, cut_validation=role != "test" and layout["validation"][0] not in names)
         return Stack(np.ascontiguousarray(images[chosen]), labels[chosen])
 
     def _names(self) -> tuple[list[str], dict[Role, tuple[str, str]]]:

@@ -82,9 +82,7 @@ class TimmAugment:
         check_number("crop", self.crop, above=0.0, high=1.0)
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high:
-                raise SettingError(
-                    f"{name} = {(low, high)!r}: must be two numbers above 0, the smaller first"
-                )
+                raise SettingError(f"{name} = {(low, high)!r}: must be two numbers above 0, the smaller first")
         if self.policy is not None and self.policy.split("-")[0] not in (
             "rand",
             "augmix",
@@ -109,8 +107,7 @@ class Scaling:
     def scaled(self, pictures: Tensor) -> Tensor:
         """uint8 (B, H, W, C) to float32 (B, C, H, W), mean 0 and deviation 1."""
         mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=pictures.device)
-            for values in (self.mean, self.std)
+            torch.tensor(values, dtype=torch.float32, device=pictures.device) for values in (self.mean, self.std)
         )
         scaled = (pictures.float() - 255 * mean) / (255 * std)
         return scaled.permute(0, 3, 1, 2).contiguous()
@@ -124,9 +121,7 @@ def shift_and_flip(pictures: Tensor, draw: Draw, augment: Augment) -> Tensor:
         return pictures
     _, height, width, _ = pictures.shape
     room = 2 * augment.shift + 1
-    top, left = (
-        torch.from_numpy(below(room, _stream(draw.key, which), draw.indices)) for which in (_TOP, _LEFT)
-    )
+    top, left = (torch.from_numpy(below(room, _stream(draw.key, which), draw.indices)) for which in (_TOP, _LEFT))
     mirrored = torch.from_numpy(uniform(_stream(draw.key, _FLIP), draw.indices) < augment.flip)
     columns = torch.arange(width).expand(len(pictures), width)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns) + left[:, None]
@@ -186,9 +181,7 @@ def timm_transform(
         "input_size": (3, augment.size, augment.size),
         "mean": _three(scaling.mean),
         "std": _three(scaling.std),
-        "interpolation": augment.interpolation
-        if training or augment.interpolation != "random"
-        else "bicubic",
+        "interpolation": augment.interpolation if training or augment.interpolation != "random" else "bicubic",
     }
     if training:
         transform = create_transform(
@@ -208,9 +201,7 @@ def timm_transform(
 
     def apply(pixels: Pixels) -> Tensor:
         # timm's colour operations want three channels; a grey picture goes in as three equal ones
-        picture = Image.fromarray(
-            np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy() if channels == 1 else pixels
-        )
+        picture = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy() if channels == 1 else pixels)
         tensor: Tensor = transform(picture)
         return tensor[:channels]
 
@@ -232,9 +223,7 @@ def seeded(word: int) -> Iterator[None]:
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(word)
     np.random.seed(word % 2**32)
-    torch.default_generator.manual_seed(
-        word
-    )  # not torch.manual_seed: that would move the GPU's generators, too
+    torch.default_generator.manual_seed(word)  # not torch.manual_seed: that would move the GPU's generators, too
     try:
         yield
     finally:

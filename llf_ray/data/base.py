@@ -110,9 +110,7 @@ def check_settings(settings: DataSet) -> None:
     for name in ("num_train", "num_held_out"):
         check_number(name, getattr(settings, name, None), low=1)
     if validation + test >= 1:
-        raise SettingError(
-            f"validation = {validation!r}: what is held out must leave some of the data for training"
-        )
+        raise SettingError(f"validation = {validation!r}: what is held out must leave some of the data for training")
 
 
 def anchored(settings: T) -> T:
@@ -175,9 +173,7 @@ def square(pixels: Pixels, size: int) -> Pixels:
 
 def stacked(items: Items, size: int) -> Stack:
     """All images of a role in memory, as squares of one size."""
-    return Stack(
-        np.stack([square(items.image(index), size) for index in range(len(items.labels))]), items.labels
-    )
+    return Stack(np.stack([square(items.image(index), size) for index in range(len(items.labels))]), items.labels)
 
 
 def cut(labels: Indices, share: float, seed: int, stream: int) -> tuple[Indices, Indices]:

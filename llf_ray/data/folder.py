@@ -29,9 +29,7 @@ class Folder:
 
     root: str = field(metadata=PATH)
     channels: int = 3
-    validation: float = (
-        0.15  # share of each class that is cut off for validation where the source has no such part
-    )
+    validation: float = 0.15  # share of each class that is cut off for validation where the source has no such part
     test: float = 0.2  # share of each class that is cut off for test where the source has no parts at all
     seed: int = 0  # of the cuts
     num_train: int | None = None  # at most this many training items, classes balanced
@@ -44,9 +42,7 @@ class Folder:
         root = self._root()
         names = _folders(root / "train" if (root / "train").is_dir() else root)
         if not names:
-            raise ValueError(
-                f"{root} has no folders: expected one folder a class, or train/ with one folder a class"
-            )
+            raise ValueError(f"{root} has no folders: expected one folder a class, or train/ with one folder a class")
         return names
 
     def load(self, role: Role) -> Files:
@@ -118,9 +114,7 @@ def _picked(files: Files, chosen: Indices) -> Files:
 
 def _folders(folder: Path) -> tuple[str, ...]:
     return tuple(
-        sorted(
-            entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-        )
+        sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     )
 
 

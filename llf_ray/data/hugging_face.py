@@ -75,9 +75,7 @@ class HuggingFace:
         named = {role: next((name for name in names if name in there), None) for role, names in PARTS.items()}
         train, validation, test = named["train"], named["validation"], named["test"]
         if train is None or (test or validation) is None:
-            raise ValueError(
-                f"{self.name} has the parts {', '.join(there)}: expected train and test (or validation)"
-            )
+            raise ValueError(f"{self.name} has the parts {', '.join(there)}: expected train and test (or validation)")
         if test is None:
             return {"train": train, "validation": train, "test": str(validation)}
         return {"train": train, "validation": validation or train, "test": test}
@@ -86,16 +84,12 @@ class HuggingFace:
         try:
             import datasets  # here: an optional dependency
         except ImportError:
-            raise SettingError(
-                "HuggingFace needs the package 'datasets': pip install 'llf_ray[huggingface]'"
-            ) from None
+            raise SettingError("HuggingFace needs the package 'datasets': pip install 'llf_ray[huggingface]'") from None
         try:
             return datasets.load_dataset(self.name, self.configuration, revision=self.revision)
         except Exception as error:  # the library raises errors of many kinds, its own among them
             reason = " ".join(str(error).split())
-            raise FileNotFoundError(
-                f"the Hugging Face data set {self.name!r} could not be loaded: {reason}"
-            ) from None
+            raise FileNotFoundError(f"the Hugging Face data set {self.name!r} could not be loaded: {reason}") from None
 
 
 @dataclass(frozen=True)

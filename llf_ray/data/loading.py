@@ -96,9 +96,7 @@ class _Requests:
 
 
 class _Transformed(Dataset[tuple[Tensor, int] | str]):
-    def __init__(
-        self, items: Items, training: Callable[[Pixels], Tensor], plain: Callable[[Pixels], Tensor]
-    ) -> None:
+    def __init__(self, items: Items, training: Callable[[Pixels], Tensor], plain: Callable[[Pixels], Tensor]) -> None:
         self.items, self.training, self.plain = items, training, plain
 
     def __getitem__(self, request: _Request) -> tuple[Tensor, int] | str:

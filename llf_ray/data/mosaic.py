@@ -73,14 +73,11 @@ class Mosaic:
                     f"{path} has {picture.shape[1]}x{picture.shape[0]} pixels: no whole number of tiles of "
                     f"tile = {side}"
                 )
-            grid = picture.reshape(
-                picture.shape[0] // side, side, picture.shape[1] // side, side, self.channels
-            )
+            grid = picture.reshape(picture.shape[0] // side, side, picture.shape[1] // side, side, self.channels)
             tiles.append(grid.transpose(0, 2, 1, 3, 4).reshape(-1, side, side, self.channels))
         found_tiles = np.concatenate(tiles)
         if len(found_tiles) < count:
             raise ValueError(
-                f"{root}: {len(found_tiles)} tiles in {len(files)} {part} mosaics, but {count} labels in "
-                f"y_{part}.npy"
+                f"{root}: {len(found_tiles)} tiles in {len(files)} {part} mosaics, but {count} labels in y_{part}.npy"
             )
         return found_tiles[:count]

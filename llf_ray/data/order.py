@@ -75,8 +75,6 @@ def share_of(batch: Indices, rank: int, size: int, micro: int) -> list[Indices]:
     The shares of all ranks are the batch, in order; they are equally long where ``size`` divides it.
     """
     if not 0 <= rank < size or micro < 1:
-        raise ValueError(
-            f"rank {rank} of {size} with micro-batches of {micro}: needs 0 <= rank < size and micro >= 1"
-        )
+        raise ValueError(f"rank {rank} of {size} with micro-batches of {micro}: needs 0 <= rank < size and micro >= 1")
     share = batch[rank * len(batch) // size : (rank + 1) * len(batch) // size]
     return [share[start : start + micro] for start in range(0, len(share), micro)]

@@ -87,9 +87,7 @@ class FashionOnPhotographs:
         chosen = blocks[below(len(blocks), self._key(_BLOCK, role), numbers)]
         places = BLOCK - self.size + 1
         top, left = (below(places, self._key(stream, role), numbers) for stream in (_CROP_TOP, _CROP_LEFT))
-        windows = sliding_window_view(
-            chosen, (self.size, self.size), axis=(1, 2)
-        )  # item, top, left, row, column
+        windows = sliding_window_view(chosen, (self.size, self.size), axis=(1, 2))  # item, top, left, row, column
         crops = windows[numbers, top, left][..., None]
         return (crops * np.float64(self.light)).astype(np.uint8)
 

@@ -68,8 +68,7 @@ class Torchvision:
             near = nearest(self.name, NAMES)
             hint = f"; did you mean {near!r}?" if near else ""
             raise SettingError(
-                f"name = {self.name!r}: not one of torchvision's data sets here{hint} (there are: "
-                f"{', '.join(NAMES)})"
+                f"name = {self.name!r}: not one of torchvision's data sets here{hint} (there are: {', '.join(NAMES)})"
             )
 
     def classes(self) -> tuple[str, ...]:
@@ -103,8 +102,7 @@ class Torchvision:
         except (RuntimeError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise FileNotFoundError(
-                f"torchvision's {self.name} could not be read from {root} (download = {self.download}): "
-                f"{reason}"
+                f"torchvision's {self.name} could not be read from {root} (download = {self.download}): {reason}"
             ) from None
 
 

@@ -66,8 +66,7 @@ class Classification:
             raise SettingError(f"std = {self.std!r}: must be > 0")
         if isinstance(self.start, Pretrained) and not isinstance(self.model, TimmModel):
             raise SettingError(
-                "start = Pretrained(): only timm's models have pretrained weights, not "
-                f"{type(self.model).__name__}"
+                f"start = Pretrained(): only timm's models have pretrained weights, not {type(self.model).__name__}"
             )
 
     @property
@@ -86,11 +85,7 @@ class Classification:
                 )
             if not len(items.labels):
                 raise ValueError(f"data: the {role} part has no items; a larger data set or share is needed")
-            if (
-                isinstance(self.augment, Augment)
-                and self.augment.size is None
-                and not isinstance(items, Stack)
-            ):
+            if isinstance(self.augment, Augment) and self.augment.size is None and not isinstance(items, Stack):
                 raise SettingError(
                     f"augment.size = None: images of {type(self.data).__name__} may differ in size; "
                     "set the side of the squares that they become, or use TimmAugment(size=...)"
@@ -175,8 +170,7 @@ class Classification:
         scaling = self.scaling()
         if isinstance(self.augment, TimmAugment):
             training, plain = (
-                timm_transform(self.augment, scaling, self.data.channels, training=flag)
-                for flag in (True, False)
+                timm_transform(self.augment, scaling, self.data.channels, training=flag) for flag in (True, False)
             )
             return from_files(self._items(role), draws, training, plain, device, self.num_workers)
         return from_memory(

@@ -136,9 +136,7 @@ class TimmModel:
 
         # Not every family of timm takes every argument: those that stay at zero are left out.
         drops: dict[str, Any] = {
-            name: rate
-            for name, rate in (("drop_rate", self.drop), ("drop_path_rate", self.drop_path))
-            if rate > 0
+            name: rate for name, rate in (("drop_rate", self.drop), ("drop_path_rate", self.drop_path)) if rate > 0
         }
         try:
             network: nn.Module = timm.create_model(
@@ -170,16 +168,14 @@ def check_name(name: str) -> None:
         near = nearest(base, models)
         hint = f"; did you mean {near!r}?" if near else ""
         raise SettingError(
-            f"name = {name!r}: timm has no model of this name{hint} ({len(models)} in all: "
-            "timm.list_models())"
+            f"name = {name!r}: timm has no model of this name{hint} ({len(models)} in all: timm.list_models())"
         )
     tagged = [other for other in timm.list_models(pretrained=True) if other.startswith(f"{base}.")]
     if dot and name not in tagged:
         near = nearest(name, tagged)
         hint = f"; did you mean {near!r}?" if near else ""
         raise SettingError(
-            f"name = {name!r}: timm has no weights {tag!r} for {base}{hint} (there are: "
-            f"{', '.join(tagged) or 'none'})"
+            f"name = {name!r}: timm has no weights {tag!r} for {base}{hint} (there are: {', '.join(tagged) or 'none'})"
         )
 
 

@@ -60,9 +60,7 @@ def weights_file(start: Start) -> Path | None:
     if isinstance(start, FromFile):
         return found(located(start.path), "a file of weights (.safetensors, .pt, .pth)")
     if isinstance(start, FromRun):
-        return found(
-            located(start.run) / "final" / "model.safetensors", "the final weights of a finished run"
-        )
+        return found(located(start.run) / "final" / "model.safetensors", "the final weights of a finished run")
     return None
 
 
@@ -90,9 +88,7 @@ def load_into(network: nn.Module, start: Start, head: tuple[str, ...]) -> None:
     if isinstance(start, FromFile | FromRun) and start.head == "fresh":
         in_head = {name for name in own if any(name.startswith(f"{module}.") for module in head)}
         values = {
-            name: value
-            for name, value in values.items()
-            if name not in in_head or value.shape == own[name].shape
+            name: value for name, value in values.items() if name not in in_head or value.shape == own[name].shape
         }
         values = {**{name: own[name] for name in in_head}, **values}
     # counters of batches that older files lack: nothing reads them as long as statistics are running means
@@ -115,9 +111,7 @@ def _problems(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> list[s
     problems = []
     if missing:
         near = nearest(missing[0], extra)
-        problems.append(
-            f"missing {_some(missing)}" + (f" (the file has {near!r}: see rename)" if near else "")
-        )
+        problems.append(f"missing {_some(missing)}" + (f" (the file has {near!r}: see rename)" if near else ""))
     if extra:
         problems.append(f"not in the model: {_some(extra)}")
     if shapes:
@@ -149,14 +143,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
-    if (
-        not isinstance(loaded, Mapping)
-        or not loaded
-        or not all(isinstance(value, Tensor) for value in loaded.values())
-    ):
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(
-            f"{path} holds no weights by name: expected a mapping of names to tensors, or one under "
-            "'state_dict'"
+            f"{path} holds no weights by name: expected a mapping of names to tensors, or one under 'state_dict'"
         )
     if all(name.startswith("module.") for name in loaded):  # written by a parallel wrapper
         return {name.removeprefix("module."): value for name, value in loaded.items()}

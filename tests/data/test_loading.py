@@ -17,9 +17,7 @@ from llf_ray.data.order import Draw
 CPU = torch.device("cpu")
 KEY = (3, 1, 2)
 HALF = Scaling(mean=(0.5,), std=(0.5,))
-STRONG = TimmAugment(
-    size=24, policy="rand-m9-mstd0.5-inc1", erase=0.5, scale=(0.3, 1.0), flip=0.5, vertical_flip=0.3
-)
+STRONG = TimmAugment(size=24, policy="rand-m9-mstd0.5-inc1", erase=0.5, scale=(0.3, 1.0), flip=0.5, vertical_flip=0.3)
 
 
 def memory(draws, augment=None):

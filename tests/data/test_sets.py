@@ -175,9 +175,7 @@ def test_a_broken_image_is_named_before_the_run_and_in_it(folder):
     broken.write_bytes(whole[: len(whole) // 2])  # the header is sound
     data = Folder(root=str(folder))
     data.check()
-    holder, index = next(
-        (items, items.paths.index(broken)) for items in map(data.load, ROLES) if broken in items.paths
-    )
+    holder, index = next((items, items.paths.index(broken)) for items in map(data.load, ROLES) if broken in items.paths)
     with pytest.raises(ValueError, match=r"bee/03\.png cannot be read as an image"):
         holder.image(index)
     broken.write_bytes(b"no image")
@@ -275,9 +273,7 @@ def test_mosaics_give_their_tiles_back(tmp_path):
     assert data.classes() == ("0", "1", "2")
     assert np.array_equal(data.load("test").images, tiles)
     assert [len(data.load(role).labels) for role in ROLES] == [12, 6, 18]
-    assert rows_of(data.load("train")) | rows_of(data.load("validation")) == {
-        tile.tobytes() for tile in tiles
-    }
+    assert rows_of(data.load("train")) | rows_of(data.load("validation")) == {tile.tobytes() for tile in tiles}
     with pytest.raises(ValueError, match="no whole number of tiles of tile = 7"):
         Mosaic(root=str(tmp_path / "m"), tile=7).load("train")
     np.save(tmp_path / "m" / "y_train.npy", np.zeros(99, int))

@@ -27,9 +27,7 @@ def test_a_network_of_timms_shape_takes_timms_weights():
 
     theirs = timm.create_model("resnet18", num_classes=5, in_chans=1)
     ours = ResNet(num_classes=5, in_chans=1, widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
-    shapes = {
-        name: tuple(value.shape) for name, value in theirs.state_dict().items() if name != "conv1.weight"
-    }
+    shapes = {name: tuple(value.shape) for name, value in theirs.state_dict().items() if name != "conv1.weight"}
     assert shapes == {n: tuple(v.shape) for n, v in ours.state_dict().items() if n != "conv1.weight"}
 
 

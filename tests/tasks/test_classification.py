@@ -28,10 +28,7 @@ def batch_of(task, role="train", size=8, key=(0, 0, 0)):
 
 
 def same(first, second):
-    return (
-        all(torch.equal(value, second[name]) for name, value in first.items())
-        and first.keys() == second.keys()
-    )
+    return all(torch.equal(value, second[name]) for name, value in first.items()) and first.keys() == second.keys()
 
 
 def test_the_tiny_task_is_whole():
@@ -43,9 +40,7 @@ def test_the_tiny_task_is_whole():
 
 def test_settings_survive_being_written_and_overridden():
     assert from_plain(json.loads(json.dumps(to_plain(tiny)))) == tiny
-    changed = override(
-        tiny, {"data.num_train": "20", "model.widths": "4,4", "augment.shift": "1", "mixup": "0.2"}
-    )
+    changed = override(tiny, {"data.num_train": "20", "model.widths": "4,4", "augment.shift": "1", "mixup": "0.2"})
     assert (changed.data.num_train, changed.model.widths, changed.augment.shift, changed.mixup) == (
         20,
         (4, 4),
@@ -139,9 +134,7 @@ def test_a_typo_in_timms_name_is_answered_with_the_nearest():
         SettingError, match="name = 'resnet81': timm has no model of this name; did you mean 'resnet18'"
     ):
         TimmModel(name="resnet81")
-    with pytest.raises(
-        SettingError, match=r"no weights 'a1_in2k' for resnet18; did you mean 'resnet18\.a1_in1k'"
-    ):
+    with pytest.raises(SettingError, match=r"no weights 'a1_in2k' for resnet18; did you mean 'resnet18\.a1_in1k'"):
         TimmModel(name="resnet18.a1_in2k")
 
 
@@ -153,9 +146,7 @@ def test_timms_options_are_checked():
 
 
 def test_a_timm_model_takes_classes_channels_and_drop_rates():
-    model = TimmModel(
-        name="vit_tiny_patch16_224", drop=0.1, drop_path=0.2, options={"img_size": 32, "depth": 3}
-    )
+    model = TimmModel(name="vit_tiny_patch16_224", drop=0.1, drop_path=0.2, options={"img_size": 32, "depth": 3})
     network = replace(tiny, model=model).build(0)
     assert network.patch_embed.proj.in_channels == 1
     assert network.head.out_features == 10
@@ -202,9 +193,7 @@ def test_pretrained_weights_that_cannot_be_had_are_said(monkeypatch):
 
 def test_pretrained_weights_bring_their_scaling():
     data = Folder(root="x")
-    task = Classification(
-        model=TimmModel(name="resnet18"), data=data, augment=Augment(size=32), start=Pretrained()
-    )
+    task = Classification(model=TimmModel(name="resnet18"), data=data, augment=Augment(size=32), start=Pretrained())
     assert task.scaling().mean == pytest.approx((0.485, 0.456, 0.406))
 
 
@@ -372,9 +361,7 @@ def test_impossible_settings_are_refused(changes, message):
 
 def test_labels_beyond_the_classes_are_found(tmp_path):
     images = np.zeros((20, 8, 8), np.uint8)
-    np.savez(
-        tmp_path / "a.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.arange(20) % 3
-    )
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.arange(20) % 3)
     from llf_ray.data import Arrays
 
     with pytest.raises(ValueError, match="the test part has the label 2, but there are 2 classes"):

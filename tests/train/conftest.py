@@ -22,5 +22,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     errors = [path.read_text() for path in sorted(folder.glob("error-*.txt"))]
-    assert done.returncode == 0 and not errors, (done.stderr[-2000:], *errors)
+    assert not errors, errors
+    assert done.returncode == 0, done.stderr[-2000:]
     return folder

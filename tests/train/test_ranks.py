@@ -70,8 +70,8 @@ def test_different_operations_give_different_digests(ranks: Path) -> None:
     assert len(set(found)) == len(OPERATIONS)
 
 
-@pytest.mark.parametrize("stage", (0, 2, 3))
-@pytest.mark.parametrize("where", ("ascent", "boundary"))
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("where", ["ascent", "boundary"])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(ranks: Path, where: str, stage: int) -> None:
     stopped = json.loads((ranks / f"{where}-z{stage}" / "stopped.json").read_text())
     assert (
@@ -88,7 +88,7 @@ def exactly(one: Path, other: Path) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("name", ("other-stage", "other-workers"))
+@pytest.mark.parametrize("name", ["other-stage", "other-workers"])
 def test_a_run_goes_on_at_another_stage_and_with_another_number_of_workers(ranks: Path, name: str) -> None:
     assert (ranks / name / "outcome.txt").read_text().startswith("finished")
     steps = [record["step"] for record in read(ranks / name / "journal.jsonl") if record["kind"] == "metrics"]
@@ -101,4 +101,4 @@ def test_replicas_agree_to_the_end(ranks: Path) -> None:
     """A difference would have ended the run as failed."""
     for run in ranks.glob("whole-z*"):
         assert (run / "outcome.txt").read_text().split()[0] == "finished"
-        assert [r for r in read(run / "journal.jsonl") if r["kind"] == "operation"][0]["digest"]
+        assert next(r for r in read(run / "journal.jsonl") if r["kind"] == "operation")["digest"]
