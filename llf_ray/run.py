@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 
-from llf_ray.config import SettingError, check, check_number, fingerprint
+from llf_ray.config import SettingError, check, check_number, fingerprint, flatten
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
 from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
 from llf_ray.journal import Tracking
-from llf_ray.plan import Generate, Pass, Phase, Plan, compute, selections_of
+from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
 
@@ -147,17 +147,20 @@ def prepare(config: RunConfig) -> Prepared:
         SettingError: the first setting that cannot work, in one line.
     """
     check(config)
-    divide_batch(config.engine, config.resources.workers)
+    try:
+        divide_batch(config.engine, config.resources.workers)
+    except SettingError as error:
+        raise SettingError(f"engine.{error}") from None
     config.task.prepare()
     plan = compute(config.recipe.plan(), num_items=config.task.num_items("train"), batch=config.engine.batch)
     slots = layout(_skeleton(config))
     selections = selections_of(plan)
     _check_labels(selections)
+    for selection in selections:
+        _check_selection(selection, slots, config)
     for phase in plan.phases:
         _check_offered(phase)
         _check_disjoint(phase, slots)
-    for selection in selections:
-        resolve(selection, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
     touched = [getattr(op, "select", None) for phase in plan.phases for op in (*phase.entry, *phase.exit)]
     reset = {select: None for select in touched if select is not None}
@@ -177,6 +180,20 @@ def _skeleton(config: RunConfig) -> torch.nn.Module:
     """The model without memory for its weights."""
     with torch.device("meta"):
         return config.task.skeleton()
+
+
+def _check_selection(selection: Selection, slots: Sequence[Slot], config: RunConfig) -> None:
+    """A selection is built by the recipe: name the recipe's settings that hold the layer which the model lacks."""
+    try:
+        resolve(selection, slots)
+    except SettingError as error:
+        settings = flatten(config.recipe, "recipe.").items()
+        keys = [
+            f"{key} = {value!r}"
+            for key, value in settings
+            if isinstance(value, str | int) and f"layer {value!r} " in str(error)
+        ]
+        raise SettingError(f"{', '.join(keys)}: {error}" if keys else str(error)) from None
 
 
 def _check_labels(selections: Sequence[object]) -> None:
