@@ -1,8 +1,8 @@
 """SEAL on the bundled images: early layers ascend at the start of each generation but the first.
 
 Sarfi et al. 2023 (arXiv:2304.04858). What acts is rate x learning rate x number of ascent steps: 125,000 steps a
-generation in the paper, 240 here, so its rate of 0.01 would do little. The rate is set by the training accuracy right
-after the first ascent: 66 % here, from 83 % before it; at a rate of 0.1 it is 47 %.
+generation in the paper, 100 here, so its rate of 0.01 would do little. The rate is set by the training accuracy right
+after the first ascent: 62 % here, from 80 % before it (50 to 99 % was the benign range in a pilot).
 """
 
 from dataclasses import replace
