@@ -41,12 +41,13 @@ from llf_ray.cluster.session import (
     check_room,
     cluster_address,
     environment,
+    free_room,
     logging_to,
     need,
     ray_session,
     wait_for_room,
 )
-from llf_ray.cluster.worker import TOKEN, Work, work
+from llf_ray.cluster.worker import ROOM, TOKEN, Work, work
 from llf_ray.config import SettingError
 from llf_ray.data.base import ROOT_VARIABLE
 from llf_ray.display import Display
@@ -198,6 +199,7 @@ class _Driver:
             logger.error("workers failed", exc_info=error)
             if isinstance(error, RayActorError) and lost_controllers < self.resources.retries:
                 lost_controllers += 1
+                free_room(left[0].folder / ROOM)
             elif left := self._left():
                 # what one run's workers died of need not touch the next; what kept workers from starting does
                 hopeless = left[:1] if isinstance(error, WorkerGroupError) else left
@@ -300,7 +302,8 @@ class _Driver:
     def _tidy(self) -> None:
         """Leave the folders as the next driver wants them."""
         for run in self.runs:
-            (run.folder / TOKEN).unlink(missing_ok=True)
+            for name in (TOKEN, ROOM):
+                (run.folder / name).unlink(missing_ok=True)
             shutil.rmtree(run.folder / ".ray", ignore_errors=True)
             if list_spools(run.folder):
                 adviser = Adviser(run.folder, run.plan)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from llf_ray.config import SettingError
 from llf_ray.run import Resources
@@ -19,6 +19,7 @@ __all__ = [
     "check_room",
     "cluster_address",
     "environment",
+    "free_room",
     "logging_to",
     "need",
     "num_fitting",
@@ -54,6 +55,7 @@ def logging_to(path: Path, *, verbose: bool) -> Iterator[None]:
     before = [(log, log.handlers[:], log.propagate, log.level) for log in (root, *map(logging.getLogger, CHATTY))]
     for log, *_ in before[1:]:
         log.handlers, log.propagate = [], True
+        log.setLevel(logging.WARNING)
     root.handlers = [file, *([logging.StreamHandler()] if verbose else [])]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -150,6 +152,12 @@ def wait_for_room(resources: Resources) -> None:
             raise SettingError(f"{_too_little(resources, nodes)} (free now: {free}; {waited})")
     finally:
         remove_placement_group(group)
+
+
+def free_room(path: Path) -> None:
+    """Give back what the workers of a dead controller hold, and end them, where they have put it down."""
+    with contextlib.suppress(FileNotFoundError):
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(path.read_text()))))
 
 
 def _too_little(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> str:

@@ -27,9 +27,10 @@ from llf_ray.train.loop import train
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
-__all__ = ["TOKEN", "Work", "work"]
+__all__ = ["ROOM", "TOKEN", "Work", "work"]
 
 TOKEN = ".storage-token"  # what the driver leaves in a run's folder for the workers to find
+ROOM = ".room"  # in the first run's folder: the placement group of the workers
 STORAGE_PATIENCE = 10.0  # seconds that storage may take to show a file that another node wrote
 LOCK_PATIENCE = 60.0  # seconds that the rank 0 of a killed driver may take to die
 
@@ -51,6 +52,8 @@ def work(given: Work) -> list[tuple[str, Outcome]]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     team = Team.current(device)
+    if team.rank == 0:
+        _note_room(given.runs[0].folder)
     problem = _storage_problem(given, team)
     if problem:  # another try would see the same
         return [(str(run.folder), Outcome(state="failed", step=0, message=problem)) for run in given.runs]
@@ -63,6 +66,14 @@ def work(given: Work) -> list[tuple[str, Outcome]]:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return outcomes
+
+
+def _note_room(folder: Path) -> None:
+    """Put down which resources we hold, for a driver whose controller dies: without a dashboard Ray frees them never."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        with contextlib.suppress(OSError):  # not the folder that we think, or a full disk: it comes to light later
+            (folder / ROOM).write_text(group.id.hex())
 
 
 def _storage_problem(given: Work, team: Team) -> str:

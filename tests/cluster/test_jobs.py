@@ -63,7 +63,7 @@ def submit(client: JobSubmissionClient, job: str, runs: Path, *more: str) -> tup
     """Run a job file of ours with tiny settings to its end; its status and what it printed."""
     words = " ".join([f"python {ROOT / 'jobs' / job}", *SETTINGS, f"folder={runs}", *more])
     submission = patiently(client, words)
-    end = time.monotonic() + 280
+    end = time.monotonic() + 800
     while not (status := client.get_job_status(submission)).is_terminal() and time.monotonic() < end:
         time.sleep(0.5)
     return status, client.get_job_logs(submission)
@@ -71,7 +71,7 @@ def submit(client: JobSubmissionClient, job: str, runs: Path, *more: str) -> tup
 
 def patiently(client: JobSubmissionClient, entrypoint: str) -> str:
     """Submit; the first raylet's agent may need a moment more than the dashboard."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while True:
         try:
             return client.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from llf_ray.cluster import launch
 from llf_ray.cluster.launch import execute
@@ -128,6 +129,10 @@ def test_a_killed_controller_is_replaced(local_ray: None, tmp_path: Path) -> Non
     ]
     struck, whole = execute(runs, title="", display=False, log_file=tmp_path / "driver.log")
     assert (tmp_path / "controller").exists()
+    end = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != 4 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 4  # the dead one's workers hold nothing
     assert (struck.state, struck.digest) == (whole.state, whole.digest) == ("finished", whole.digest)
     assert weights(tmp_path / "struck") == weights(tmp_path / "whole")
 
