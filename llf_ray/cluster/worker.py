@@ -69,7 +69,7 @@ def work(given: Work) -> list[tuple[str, Outcome]]:
 
 
 def _note_room(folder: Path) -> None:
-    """Put down which resources we hold, for a driver whose controller dies: without a dashboard Ray frees them never."""
+    """Put down what we hold, for a driver whose controller dies: without a dashboard Ray never gives it back."""
     group = ray.util.get_current_placement_group()
     if group is not None:
         with contextlib.suppress(OSError):  # not the folder that we think, or a full disk: it comes to light later
