@@ -55,7 +55,6 @@ def logging_to(path: Path, *, verbose: bool) -> Iterator[None]:
     before = [(log, log.handlers[:], log.propagate, log.level) for log in (root, *map(logging.getLogger, CHATTY))]
     for log, *_ in before[1:]:
         log.handlers, log.propagate = [], True
-        log.setLevel(logging.WARNING)  # whoever started Ray may have set it higher
         log.setLevel(logging.WARNING)
     root.handlers = [file, *([logging.StreamHandler()] if verbose else [])]
     root.setLevel(logging.INFO)
