@@ -100,10 +100,11 @@ def measure(size: Size) -> Report:
 
 def cases(size: Size) -> list[Case]:
     """The default job and ResNet18; one epoch is a block."""
-    small = Case(name="default job", config=default_job, steps=40)
+    small = Case(name="default job", config=default_job, steps=20)
     large = Case(name="ResNet18 at 64", config=resnet("resnet18", 200), steps=4)
     if size.tiny:
-        return [Case(name="tiny", config=replace(default_job, task=small_task()), steps=2)]
+        few = replace(default_job, task=small_task(), engine=replace(default_job.engine, batch=50))
+        return [Case(name="tiny", config=few, steps=2)]
     return [small, large]
 
 

@@ -97,7 +97,7 @@ def test_the_ablations_differ_from_their_method_in_what_they_say():
     assert doing("later_layer_hold_later_small")[0] == (1, "redraw later weights", ("later, head apart", 0.0))
     assert doing("later_layer_hold_early_small")[0] == (1, "redraw later weights", ("early", 0.0))
     assert doing("later_layer_fixed_small")[0] == (1, "redraw later weights (same draw)", ("later, head apart", 0.0))
-    assert doing("seal_small") == [(1, ("early", -0.03)), (1,)]
-    assert doing("seal_reverse_small") == [(1, ("later", -0.03)), (1,)]
-    assert doing("seal_hold_late_small") == [(1, ("early", -0.03), ("later", 0.0)), (1,)]
-    assert doing("seal_later_layer_small") == [(1, "redraw later weights", ("early", -0.03)), (1,)]
+    assert doing("seal_small") == [(1, ("early", -0.07)), (1,)]
+    assert doing("seal_reverse_small") == [(1, ("later", -0.07)), (1,)]
+    assert doing("seal_hold_late_small") == [(1, ("early", -0.07), ("later", 0.0)), (1,)]
+    assert doing("seal_later_layer_small") == [(1, "redraw later weights", ("early", -0.07)), (1,)]

@@ -88,7 +88,7 @@ def test_a_submitted_job_trains_with_one_worker_on_each_of_two_raylets(
     assert status == JobStatus.SUCCEEDED, printed
     folder = tmp_path / "seal-small"
     now = summary(folder)
-    assert (now.state, now.step, now.total) == ("finished", 32, 32)
+    assert (now.state, now.step, now.total) == ("finished", 16, 16)
     assert [record["name"] for record in read(folder / "journal.jsonl") if record["kind"] == "phase"] == [
         "train",
         "ascent",
