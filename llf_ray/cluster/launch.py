@@ -106,7 +106,7 @@ def execute(
         if left:
             signals = stack.enter_context(_Signals(on_signal))
             screen = stack.enter_context(Display([run.folder.name for run in left], title=title)) if display else None
-            watch = stack.enter_context(_Watch(left, screen))
+            watch = stack.enter_context(_Watch(left, screen, signals))
             settled = _Driver(left, signals, watch, log_file).drive()
         return [read_outcome(run.folder) or settled.get(run.folder) or _stopped(run) for run in runs]
 
@@ -126,7 +126,7 @@ def _held(folder: Path) -> Iterator[None]:
     """This driver's claim on a run.
 
     Raises:
-        SettingError: another driver has it.
+        SettingError: another driver has it, or its disk is full or read-only.
     """
     with locked(folder / ".driver.lock", wait=False) as mine:
         if not mine:
@@ -134,9 +134,12 @@ def _held(folder: Path) -> Iterator[None]:
             who = f"process {driver.get('pid')} on {driver.get('host')}" if driver else "another process"
             watch = f"watch it with `llf-ray watch {folder.name}`, or stop it first"
             raise SettingError(f"run {folder.name!r} is being carried on by {who}: {watch}")
-        (folder / OUTCOME).unlink(missing_ok=True)
-        (folder / STOP_REQUEST).unlink(missing_ok=True)
-        update_run(folder, driver=driver_stamp(), state="starting")
+        try:
+            (folder / OUTCOME).unlink(missing_ok=True)
+            (folder / STOP_REQUEST).unlink(missing_ok=True)
+            update_run(folder, driver=driver_stamp(), state="starting")
+        except OSError as error:
+            raise SettingError(f"run {folder.name!r} cannot be carried on: {folder}: {error.strerror}") from None
         yield
 
 
@@ -165,11 +168,10 @@ class _Driver:
                 self.signals.install()  # ray.init has put its own in place
                 check_room(self.resources)
                 self._tell(self.runs[0], "starting")
-                wait_for_room(self.resources)
+                wait_for_room(self.resources, self.signals.check)
                 self.actor = start_actor({str(run.folder): run.plan for run in self.runs})
                 try:
-                    for run in self.runs:
-                        (run.folder / TOKEN).write_text(self.token)
+                    self._leave_tokens()
                     self._carry()
                 finally:
                     self._dismiss_actor()
@@ -186,6 +188,13 @@ class _Driver:
             self._tidy()
         return self.settled
 
+    def _leave_tokens(self) -> None:
+        for run in self.runs:
+            try:
+                (run.folder / TOKEN).write_text(self.token)
+            except OSError as error:
+                raise SettingError(f"{run.folder} cannot be written to: {error.strerror}") from None
+
     def _left(self) -> list[Run]:
         return [run for run in self.runs if run.folder not in self.settled and not ended(run.folder)]
 
@@ -193,6 +202,7 @@ class _Driver:
         """Worker groups, until no run is left: one is enough unless a run uses up its retries or a controller dies."""
         lost_controllers = 0
         while left := self._left():
+            self.signals.check()
             error = self._fit(left)
             if error is None:
                 return
@@ -224,7 +234,6 @@ class _Driver:
 
         thread = threading.Thread(target=fit, name="workers", daemon=True)
         thread.start()
-        self.signals.patient = True
         asked = False
         while thread.is_alive():
             thread.join(POLL)
@@ -235,7 +244,6 @@ class _Driver:
                 for run in left:
                     with contextlib.suppress(OSError):
                         (run.folder / STOP_REQUEST).touch()
-        self.signals.patient = False
         for folder, outcome in found:
             run = next(run for run in left if str(run.folder) == folder)
             if not ended(run.folder):  # rank 0 could not write it
@@ -375,10 +383,9 @@ def _line(error: BaseException) -> str:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM. While ``patient`` the first only counts; all others interrupt."""
+    """Ctrl-C and SIGTERM. The first only counts, and is looked for where it can be heeded; the second interrupts."""
 
     def __init__(self, on_signal: Callable[[int], None] | None) -> None:
-        self.patient = False
         self.heard = 0
         self._on_signal = on_signal
         self._before: dict[int, Any] = {}
@@ -394,7 +401,12 @@ class _Signals:
         self.heard += 1
         if self.heard == 1 and self._on_signal is not None:
             self._on_signal(number)
-        if self.heard > 1 or not self.patient:
+        if self.heard > 1:
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Interrupt here if a signal has come."""
+        if self.heard:
             raise KeyboardInterrupt
 
     def __enter__(self) -> _Signals:
@@ -412,8 +424,9 @@ class _Watch:
     In a ``hurry`` no tracker is waited for: what it has not sent `llf-ray sync` can send later.
     """
 
-    def __init__(self, runs: Sequence[Run], screen: Display | None) -> None:
+    def __init__(self, runs: Sequence[Run], screen: Display | None, signals: _Signals) -> None:
         self.hurry = False
+        self._signals = signals
         self._runs = {run.folder.name: run for run in runs}
         self._screen = screen
         self._tails = {name: Tail(run.folder / "journal.jsonl") for name, run in self._runs.items()}
@@ -474,9 +487,11 @@ class _Watch:
         for name in self._trackers:
             if name not in self._closing:
                 self._close(name)
+        heard, end = self._signals.heard, time.monotonic() + TRACKING_PATIENCE + 5
         with contextlib.suppress(KeyboardInterrupt):
             for thread in self._closing.values():
-                thread.join(TRACKING_PATIENCE + 5)
+                while thread.is_alive() and self._signals.heard == heard and time.monotonic() < end:
+                    thread.join(POLL)
         for message in self._left_over:
             self.say(message)
 

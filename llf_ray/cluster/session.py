@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +138,25 @@ def check_room(resources: Resources) -> None:
         raise SettingError(_too_little(resources, nodes))
 
 
-def wait_for_room(resources: Resources) -> None:
+def wait_for_room(resources: Resources, check: Callable[[], None] = lambda: None) -> None:
     """Wait until all workers can start at once, for ``start_timeout`` seconds at most; the autoscaler hears of it.
+
+    ``check`` is called about once a second and may raise.
 
     Raises:
         SettingError: what is asked for, what there is, what is free.
     """
     group = placement_group([need(resources)] * resources.workers, strategy=resources.placement)
+    end = time.monotonic() + resources.start_timeout
     try:
-        if not group.wait(resources.start_timeout):
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            free = _listed(ray.available_resources(), need(resources))
-            waited = f"waited resources.start_timeout = {resources.start_timeout:g} s"
-            raise SettingError(f"{_too_little(resources, nodes)} (free now: {free}; {waited})")
+        check()
+        while not group.wait(min(1.0, max(0.0, end - time.monotonic()))):
+            check()
+            if time.monotonic() >= end:
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                free = _listed(ray.available_resources(), need(resources))
+                waited = f"waited resources.start_timeout = {resources.start_timeout:g} s"
+                raise SettingError(f"{_too_little(resources, nodes)} (free now: {free}; {waited})")
     finally:
         remove_placement_group(group)
 

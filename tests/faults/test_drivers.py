@@ -59,7 +59,7 @@ def driver() -> Iterator[Start]:
             process.communicate()
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()
