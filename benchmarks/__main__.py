@@ -9,7 +9,7 @@ import pkgutil
 import torch
 
 import benchmarks
-from benchmarks.harness import RESULTS, Report, Size, save, show
+from benchmarks.harness import RESULTS, Report, Size, keep_freed_memory, save, show
 
 NOT_BENCHMARKS = {"__main__", "harness", "cases"}
 
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = set(given.names) - set(names())
     if unknown:
         parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are: {', '.join(names())}")
+    keep_freed_memory()
     for name in given.names or names():
         for device in (given.device,) if given.device else ("cpu", "cuda"):
             if device == "cuda" and not torch.cuda.is_available():

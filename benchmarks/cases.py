@@ -10,6 +10,7 @@ import numpy as np
 
 from llf_ray.data.augment import Augment
 from llf_ray.data.base import Role, Stack
+from llf_ray.engine.base import EngineSettings
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.run import Comparison, RunConfig
@@ -47,13 +48,15 @@ class Noise:
 
 
 def resnet(name: str, num_items: int) -> RunConfig:
-    """One of timm's ResNets at 64 pixels, with the default job's optimizer, batch and workers."""
+    """One of timm's ResNets at 64 pixels, 50 a batch, with the default job's optimizer and workers."""
     task = Classification(
         model=TimmModel(name=name), data=Noise(num_items=num_items), augment=Augment(shift=4, flip=0.5)
     )
-    return replace(default_job, name=name, task=task, recipe=Long(generations=1, epochs=10))
+    return replace(
+        default_job, name=name, task=task, recipe=Long(generations=1, epochs=10), engine=EngineSettings(batch=50)
+    )
 
 
 def small_task() -> Classification:
     """The default job's network on a few pictures, for a run that only shows that everything works."""
-    return replace(cast(Classification, default_job.task), data=Noise(side=32, num_items=100))
+    return replace(cast(Classification, default_job.task), data=Noise(side=32, num_items=2 * default_job.engine.batch))

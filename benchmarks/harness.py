@@ -8,6 +8,7 @@ time for which another program had the processor.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import json
 import math
@@ -33,6 +34,7 @@ __all__ = [
     "Target",
     "environment",
     "interleave",
+    "keep_freed_memory",
     "over_ranks",
     "ratio",
     "save",
@@ -43,6 +45,7 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 2000
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,14 @@ def interleave(
             if number >= 0:
                 found[contender.name].append(block)
     return found
+
+
+def keep_freed_memory() -> None:
+    """As every worker does (`ALLOCATOR` in llf_ray/cluster/launch.py): else a step may map its memory anew each time."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc's
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            libc.mallopt(parameter, 2**31 - 1)
 
 
 def _faults() -> int:

@@ -20,7 +20,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
@@ -57,11 +56,10 @@ PLAIN, WORKER, STEPS, ALONE = "plain", "worker", "engine.step", "no exchange"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A job, and how many steps make a block."""
+    """A job. An epoch of it is a block."""
 
     name: str
     config: RunConfig
-    steps: int
 
 
 def measure(size: Size) -> Report:
@@ -99,13 +97,11 @@ def measure(size: Size) -> Report:
 
 
 def cases(size: Size) -> list[Case]:
-    """The default job and ResNet18; one epoch is a block."""
-    small = Case(name="default job", config=default_job, steps=20)
-    large = Case(name="ResNet18 at 64", config=resnet("resnet18", 200), steps=4)
+    """The default job and ResNet18."""
     if size.tiny:
-        few = replace(default_job, task=small_task(), engine=replace(default_job.engine, batch=50))
-        return [Case(name="tiny", config=few, steps=2)]
-    return [small, large]
+        return [Case(name="tiny", config=replace(default_job, task=small_task()))]
+    large = Case(name="ResNet18 at 64", config=resnet("resnet18", num_items=200))
+    return [Case(name="default job", config=default_job), large]
 
 
 # ---------------------------------------------------------------------------------------------------------- contenders
@@ -138,6 +134,8 @@ class Plain:
         self.config, self.team, self.epoch, self.losses = prepared.config, team, -1, torch.zeros(())
         optim = self.config.optim
         self.network = self.config.task.build(self.config.seed).to(team.device)
+        if self.config.engine.channels_last:
+            self.network.to(memory_format=torch.channels_last)
         self.model = wrap(self.network).train()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -156,6 +154,8 @@ class Plain:
         for batch in self.config.task.batches("train", self.draws(), self.team.device):
             self.optimizer.param_groups[0]["lr"] = self.rates[self.step]
             self.optimizer.zero_grad(set_to_none=True)
+            if self.config.engine.channels_last:
+                batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
             loss, _ = self.config.task.loss(self.model, batch)
             loss.backward()
             self.optimizer.step()
@@ -323,7 +323,7 @@ def contest(case: Case, stage: int | None, size: Size, team: Team, folder: Path,
     config = _of(case, stage, size)
     config = replace(config, resources=replace(config.resources, workers=team.size))
     prepared = prepare(config)
-    assert prepared.plan.epoch_steps[0] == case.steps, prepared.plan.epoch_steps
+    steps = prepared.plan.epoch_steps[0]
 
     def engine() -> Engine:
         built = config.task.build(config.seed)
@@ -349,15 +349,13 @@ def contest(case: Case, stage: int | None, size: Size, team: Team, folder: Path,
     if not math.isclose(ours.loss, plain.loss, rel_tol=0.02):
         raise RuntimeError(f"the two loops do not learn the same: losses {ours.loss} and {plain.loss} after one epoch")
     blocks = over_ranks(team.gather(interleave(contenders, rounds=size.rounds, warm_up=0, wait=wait)))
-    with suppress(AttributeError):
-        own.close()
     return Found(
         case=case.name,
         stage=stage,
         blocks=blocks,
-        steps=case.steps,
-        images=case.steps * config.engine.batch,
-        flops=_flops(plain, config, team) * team.size * case.steps,
+        steps=steps,
+        images=steps * config.engine.batch,
+        flops=_flops(plain, config, team) * team.size * steps,
         bytes=4.0 * sum(parameter.numel() for parameter in plain.network.parameters()) if team.size > 1 else 0.0,
     )
 
