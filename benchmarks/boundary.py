@@ -80,7 +80,7 @@ def redraw(config: RunConfig, size: Size) -> tuple[dict[str, list[Block]], int]:
 
     def apply(engine: LocalEngine, edit: Edit | None = None) -> None:
         view = view_of(engine, prepared.config, prepared.slots, {}, "benchmark", 1)
-        apply_edit(engine, edit or EVERYTHING(view), prepared.slots, averaged=False)
+        apply_edit(engine, edit or EVERYTHING(view), averaged=False)
 
     contenders = [
         Contender(name=APPLY, run=lambda: apply(engine)),

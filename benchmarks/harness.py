@@ -95,7 +95,7 @@ def interleave(
 
 
 def keep_freed_memory() -> None:
-    """As every worker does (`ALLOCATOR` in llf_ray/cluster/launch.py): else a step may map its memory anew each time."""
+    """As every worker does (`ALLOCATOR` in llf_ray/cluster/launch.py): else a step may map memory anew each time."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc's
         for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):

@@ -176,8 +176,11 @@ class Engine(Protocol):
         """The learning-rate curve's value per group for the next step: rate = lr x factor x |direction| x value."""
         ...
 
-    def read(self, name: str, *, average: bool = False) -> Tensor:
-        """A copy of the full value; of the fp32 master where there is one. Buffers keep their type."""
+    def read(self, name: str, *, average: bool = False, copy: bool = True) -> Tensor:
+        """The full value; of the fp32 master where there is one. Buffers keep their type.
+
+        Without ``copy`` it may be the engine's own memory: only to look at, until the next write or step.
+        """
         ...
 
     def write(self, name: str, value: Tensor, *, average: bool = False) -> None:
@@ -192,8 +195,11 @@ class Engine(Protocol):
         """All optimizer state as new: no moments, step counts from zero."""
         ...
 
-    def clear(self, groups: Sequence[str] = (), entries: Mapping[str, Tensor] | None = None) -> None:
-        """Forget the state of whole groups, step counts too; zero the moments of entries where a full mask is True."""
+    def clear(self, groups: Sequence[str] = (), entries: Mapping[str, Tensor | None] | None = None) -> None:
+        """Forget the state of whole groups, step counts too; zero the moments of entries where a full mask is True.
+
+        None in place of a mask stands for all entries of the parameter.
+        """
         ...
 
     def moments(self, name: str) -> Mapping[str, Tensor]:

@@ -50,9 +50,13 @@ class Shard:
             return tensor.detach().reshape(-1)
         return tensor.detach()[self.offset : self.offset + self.length]
 
+    def within(self, tensor: Tensor) -> Tensor:
+        """These entries of a tensor with the slab's shape, as a view to write to; 1-D where the slab is flat."""
+        return tensor.detach() if self.offset is None else tensor.detach()[self.offset : self.offset + self.length]
+
     def put(self, tensor: Tensor, values: Tensor) -> None:
         """Overwrite these entries of a tensor with the slab's shape."""
-        target = tensor.detach() if self.offset is None else tensor.detach()[self.offset : self.offset + self.length]
+        target = self.within(tensor)
         target.copy_(values.view(target.shape))
 
 
@@ -255,21 +259,31 @@ class ShardedEngine(ABC):
     # ------------------------------------------------------------------------------------------ reading and writing
 
     @torch.no_grad()
-    def read(self, name: str, *, average: bool = False) -> Tensor:
-        """Every rank calls: a copy of the full value, of the fp32 master where there is one."""
+    def read(self, name: str, *, average: bool = False, copy: bool = True) -> Tensor:
+        """Every rank calls: the full value, of the fp32 master where there is one.
+
+        Without ``copy`` it may be the engine's own memory: only to look at, until the next write or step.
+        """
         if name in self.buffers:
-            return self._buffer(name, average).detach().clone()
-        self._check_name(name)
-        if not average and (copy := self._full_copy(name)) is not None:
-            return copy.clone(memory_format=torch.contiguous_format)
-        return self._collected(name, self._tensors(average))
+            value = self._buffer(name, average).detach()
+        else:
+            self._check_name(name)
+            full = None if average else self._full_copy(name)
+            if full is None and self._split:
+                return self._collected(name, self._tensors(average))
+            value = self._own(name, self._tensors(average)) if full is None else full.detach()
+        return value.clone(memory_format=torch.contiguous_format) if copy else value
+
+    def _own(self, name: str, tensors: Sequence[Tensor]) -> Tensor:
+        """Where nothing is split: the tensor itself, in the parameter's shape."""
+        number, shard = self._places[name][0]
+        return shard.of(tensors[number]).view(self._shapes[name])
 
     def _collected(self, name: str, tensors: Sequence[Tensor]) -> Tensor:
         """Full value from everyone's shards: bits are summed as integers, so that -0.0 and NaN arrive as they are."""
         shape = self._shapes[name]
         if not self._split:
-            number, shard = self._places[name][0]
-            return shard.of(tensors[number]).clone().view(shape)
+            return self._own(name, tensors).clone(memory_format=torch.contiguous_format)
         full = torch.zeros(math.prod(shape), dtype=torch.int32, device=self.team.device)
         for number, shard in self._places[name]:
             full[shard.start : shard.start + shard.length] = shard.of(tensors[number]).view(torch.int32)
@@ -375,8 +389,11 @@ class ShardedEngine(ABC):
             self._forget(group)
 
     @torch.no_grad()
-    def clear(self, groups: Sequence[str] = (), entries: Mapping[str, Tensor] | None = None) -> None:
-        """Every rank calls: forget whole groups, step counts too; zero the moments of entries where a mask is True."""
+    def clear(self, groups: Sequence[str] = (), entries: Mapping[str, Tensor | None] | None = None) -> None:
+        """Every rank calls: forget whole groups, step counts too; zero the moments of entries where a mask is True.
+
+        None in place of a mask stands for all entries.
+        """
         for name in groups:
             found = [group for group in self.groups if group.name == name]
             if not found:
@@ -385,11 +402,14 @@ class ShardedEngine(ABC):
             self._forget(found[0])
         for name, mask in (entries or {}).items():
             self._check_name(name)
-            flat = mask.to(self.team.device, torch.bool).reshape(-1)
+            flat = None if mask is None else mask.to(self.team.device, torch.bool).reshape(-1)
             for number, shard in self._places[name]:
-                chosen = flat[shard.start : shard.start + shard.length]
                 for value in self._moments_of(self._slabs[number].tensor).values():
-                    shard.put(value, shard.of(value).masked_fill(chosen, 0.0))
+                    if flat is None:
+                        shard.within(value).zero_()
+                    else:
+                        chosen = flat[shard.start : shard.start + shard.length]
+                        shard.put(value, shard.of(value).masked_fill(chosen, 0.0))
 
     @torch.no_grad()
     def moments(self, name: str) -> Mapping[str, Tensor]:

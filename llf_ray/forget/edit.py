@@ -38,7 +38,8 @@ class View:
 class Edit:
     """New values, stores to make, and moments to forget.
 
-    ``values`` gives, by name, the new tensor from the old one, so that one tensor is held at a time. ``clear`` names
+    ``values`` gives, by name, the new tensor from the old one, so that one tensor is held at a time; the old one may be
+    the network's own memory and is only read. ``clear`` names
     moments to zero: None for the whole parameter, or a mask of its entries (True = zero). ``masks`` are stores of
     masks (1 = live); ``snapshot`` is the store that takes the weights as they are after ``values``.
     """

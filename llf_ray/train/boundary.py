@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llf_ray.engine.base import Engine
 from llf_ray.engine.team import Team
-from llf_ray.forget.edit import Edit, Operation, View
+from llf_ray.forget.edit import Change, Edit, Operation, View
 from llf_ray.forget.groups import Group, Slot
 from llf_ray.plan import Answer, Phase, operations_of, spans
 from llf_ray.run import RunConfig, group_rules
@@ -65,26 +65,32 @@ def view_of(
     )
 
 
-def apply_edit(engine: Engine, edit: Edit, slots: Sequence[Slot], *, averaged: bool) -> list[dict[str, Any]]:
+def apply_edit(engine: Engine, edit: Edit, *, averaged: bool) -> list[dict[str, Any]]:
     """Every rank calls: write an edit's values and forget its moments; what changed, by tensor.
 
     Averaged weights take the same change.
     """
     measures = []
     for name, change in edit.values.items():
-        old = engine.read(name)
-        new = change(old).to(old)
+        old = engine.read(name, copy=False)
+        new = _changed(change, old)
         measures.append(_difference(old, new))
         engine.write(name, new)
         if averaged:
-            engine.write(name, change(engine.read(name, average=True)).to(old), average=True)
-    _forget_moments(engine, edit, slots)
+            engine.write(name, _changed(change, engine.read(name, average=True, copy=False)), average=True)
+    _forget_moments(engine, edit)
     # one wait for the device, behind all tensors
     numbers = torch.stack(measures).tolist() if measures else []
     return [
         {"name": name, "entries": int(entries), "norm_before": before**0.5, "norm_after": after**0.5}
         for name, (entries, before, after) in zip(edit.values, numbers, strict=True)
     ]
+
+
+def _changed(change: Change, old: Tensor) -> Tensor:
+    """The new value, in memory of its own: a transposed view of the old one would be overwritten while it is read."""
+    new = change(old).to(old)
+    return new.clone() if new.untyped_storage().data_ptr() == old.untyped_storage().data_ptr() else new
 
 
 def _difference(old: Tensor, new: Tensor) -> Tensor:
@@ -106,18 +112,13 @@ def _difference(old: Tensor, new: Tensor) -> Tensor:
     return torch.tensor([entries, before, after], dtype=torch.float64)
 
 
-def _forget_moments(engine: Engine, edit: Edit, slots: Sequence[Slot]) -> None:
-    groups, shapes = engine.groups, {slot.name: slot.shape for slot in slots}
+def _forget_moments(engine: Engine, edit: Edit) -> None:
+    groups = engine.groups
     whole = {name for name, mask in edit.clear.items() if mask is None}
     # a group whose every member is cleared restarts its step count too; a part of one cannot, with one count a group
     complete = [group for group in groups if group.parameters and whole.issuperset(group.parameters)]
     done = {name for group in complete for name in group.parameters}
-    entries = {name: mask for name, mask in edit.clear.items() if mask is not None}
-    entries |= {
-        name: torch.ones((), dtype=torch.bool).expand(shapes[name])
-        for name in sorted(whole - done)
-        if name in engine.names
-    }
+    entries = {name: mask for name, mask in edit.clear.items() if name not in done and name in engine.names}
     if complete or entries:
         engine.clear(groups=[group.name for group in complete], entries=entries)
 
@@ -148,7 +149,7 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
     stores = dict(stand.stores)
     for key, generation, operation in operations_of(run.plan, answer):
         edit = _call(operation, view_of(engine, run.config, run.slots, Stores(run.folder, stores), key, generation))
-        touched = apply_edit(engine, edit, run.slots, averaged=run.config.optim.averaged is not None)
+        touched = apply_edit(engine, edit, averaged=run.config.optim.averaged is not None)
         for name, masks in edit.masks.items():
             stores[name] = f"stores/{name}-{stand.step:08d}"
             write_store(run.folder, stores[name], engine, team, masks)

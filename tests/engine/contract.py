@@ -402,6 +402,23 @@ def cleared_entries_lose_their_moments_only(lab: Lab) -> None:
     for key, value in after["middle.weight"][0].items():
         assert bool((value[chosen] == 0).all())
         assert same(value[~chosen], before["middle.weight"][0][key][~chosen])
+    engine.clear(entries={"middle.weight": None, "head.bias": None})
+    at_last = state(engine)
+    state_unmoved(after, at_last, [name for name in engine.names if name not in ("middle.weight", "head.bias")])
+    for name in ("middle.weight", "head.bias"):
+        assert all(bool((value == 0).all()) for value in at_last[name][0].values())
+    unmoved(kept, weights(engine), engine.names)
+
+
+def reading_without_a_copy_gives_the_same(lab: Lab) -> None:
+    engine = lab.make(replace(SGD, averaged=0.5))
+    lab.run(engine, range(2))
+    for name in (*engine.names, *engine.buffers):
+        for average in (False, True):
+            assert same(engine.read(name, average=average), engine.read(name, average=average, copy=False))
+    kept = weights(engine)
+    copy = engine.read("middle.weight")
+    copy.zero_()
     unmoved(kept, weights(engine), engine.names)
 
 
@@ -816,6 +833,7 @@ CHECKS: tuple[Callable[[Lab], None], ...] = (
     a_fresh_optimizer_steps_like_a_new_one,
     a_cleared_group_starts_anew_and_others_go_on,
     cleared_entries_lose_their_moments_only,
+    reading_without_a_copy_gives_the_same,
     direction_zero_moves_nothing,
     ascent_is_torchs_maximize_at_the_scaled_rate,
     halving_the_ascent_halves_its_first_step,

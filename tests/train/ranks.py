@@ -115,7 +115,7 @@ def digests(folder: Path, team: Team) -> None:
         for place, operation in enumerate(OPERATIONS):
             for generation in (1, 2):
                 view = view_of(engine, config, prepared.slots, {"start": start}, f"p/entry/{place}", generation)
-                apply_edit(engine, operation(view), prepared.slots, averaged=False)
+                apply_edit(engine, operation(view), averaged=False)
             every = team.gather(engine.digest())
             assert len({digest.copy for digest in every}) == 1, f"{operation.label}: replicas differ at stage {stage}"
             found[str(stage)].append(f"{total_digest(every):016x}")
