@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -325,7 +327,18 @@ def run(
     start = _branch(branch, folder, prepared) if branch else None
     made = create(prepared, place, job_file=job.resolve(), branch=start)
     draw({place.name: prepared}, place / "figures" / "plan.png")
-    _carry_on(made, plain, verbose)
+    with _name_free_again(place):
+        _carry_on(made, plain, verbose)
+
+
+@contextmanager
+def _name_free_again(place: Path) -> Iterator[None]:
+    """A new run that is refused before anything starts leaves no folder: the same command with other settings works."""
+    try:
+        yield
+    except SettingError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def _branch(text: str, folder: Path, prepared: Prepared) -> tuple[Path, int]:
@@ -372,8 +385,7 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
 def resume(run: str, settings: tuple[str, ...], plain: bool, verbose: bool, folder: Path) -> None:
     """Carry on a run or comparison that stopped.
 
-    It goes on as if nothing had happened.     Settings of where and how may change: resources.workers=4,
-    engine.stage=2.
+    It goes on as if nothing had happened. Settings of where and how may change: resources.workers=4, engine.stage=2.
     """
     from llf_ray.journal import read_run, summary
     from llf_ray.studies.compare import is_comparison
@@ -424,7 +436,8 @@ def compare(
 
     comparison = _comparison_job(job, settings, seeds, arms)
     place, made = _checked(lambda: begin(comparison, job_file=job.resolve(), again=again))
-    _compare(place, comparison, made, plain, verbose)
+    with _name_free_again(place):
+        _compare(place, comparison, made, plain, verbose)
 
 
 def _resume_comparison(found: Path, assignments: Mapping[str, str], plain: bool, verbose: bool) -> NoReturn:

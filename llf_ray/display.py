@@ -49,7 +49,7 @@ STYLES = {
     "damaged": "bold red",
 }
 DIRECTION_STYLES = {"ascend": "magenta", "hold": "blue", "descend": ""}
-FRACTIONS = ("accuracy", "top1", "top5")  # scores that people read in per cent
+FRACTIONS = ("accuracy", "accuracy_top5", "top1", "top5")  # scores that people read in per cent
 
 
 # ------------------------------------------------------------------------------------------------------ words

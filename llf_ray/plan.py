@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -70,6 +70,7 @@ class Generate:
     what: str
     store: str
 
+    kind = "data"
     select = None
     needs = ()
 
@@ -419,12 +420,12 @@ def check_plan(plan: Plan) -> None:
     """Raise `SettingError` unless the plan can be run.
 
     It needs steps, generations in order, one name for each phase of a generation (draws are keyed by it), and stores
-    made before use.
+    that are made before use and hold what they are used for.
     """
     if not plan.phases or plan.total < 1:
         raise SettingError("the plan has no training step: give its phases a length")
     generation = -1
-    made: set[str] = set()
+    made: dict[str, str] = {}  # what each store holds
     named: set[tuple[int, str]] = set()
     for phase in plan.phases:
         where = f"phase {phase.name!r} of generation {phase.generation}"
@@ -437,25 +438,29 @@ def check_plan(plan: Plan) -> None:
         generation = phase.generation
         for operation in phase.entry:
             _check_stores(operation, made, where)
-        wanted = [*phase.hold, *([phase.objective.teacher] if phase.objective.teacher else [])]
-        for name in [*wanted, *([phase.data.source] if phase.data.source != "task" else [])]:
-            if name not in made:
-                raise SettingError(
-                    f"{where}: store {name!r} is used before an operation makes it "
-                    f"(made so far: {sorted(made) or 'none'})"
-                )
+        for name in phase.hold:
+            _check_store(name, "masks", made, f"{where}: hold")
+        if phase.objective.teacher:
+            _check_store(phase.objective.teacher, "weights", made, f"{where}: objective {phase.objective.kind!r}")
+        if phase.data.source != "task":
+            _check_store(phase.data.source, "data", made, f"{where}: training")
         for operation in phase.exit:
             _check_stores(operation, made, where)
 
 
-def _check_stores(operation: Operation, made: set[str], where: str) -> None:
+def _check_stores(operation: Operation, made: dict[str, str], where: str) -> None:
+    masks = getattr(operation, "needs_masks", ())
     for name in getattr(operation, "needs", ()):
-        if name not in made:
-            raise SettingError(
-                f"{where}: {operation.label} needs store {name!r}, which no operation before it makes "
-                f"(made: {sorted(made) or 'none'})"
-            )
-    made.update(getattr(operation, "makes", ()))
+        _check_store(name, "masks" if name in masks else "weights", made, f"{where}: {operation.label!r}")
+    made.update(dict.fromkeys(getattr(operation, "makes", ()), getattr(operation, "kind", "weights")))
+
+
+def _check_store(name: str, wanted: str, made: Mapping[str, str], user: str) -> None:
+    known = ", ".join(f"{store!r} ({kind})" for store, kind in sorted(made.items())) or "none"
+    if name not in made:
+        raise SettingError(f"{user} needs store {name!r}, which no operation before it makes (made: {known})")
+    if made[name] != wanted:
+        raise SettingError(f"{user} needs {wanted}, and store {name!r} holds {made[name]} (made: {known})")
 
 
 def spans(plan: Plan, cuts: Sequence[Cut] = ()) -> list[tuple[int, int]]:

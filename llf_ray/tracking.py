@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from llf_ray.journal import ENDED, Tail, Tracking, beat, locked, read_run, replace_text, summary, update_run
 
-__all__ = ["Tracker", "Tracking", "TrackingError", "record_environment", "sync"]
+__all__ = ["Tracker", "Tracking", "TrackingError", "flat_params", "record_environment", "sync"]
 
 logger = logging.getLogger(__name__)
 

@@ -56,12 +56,8 @@ def read_part(source: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.ui
     """Images (items, 28, 28) and labels of one part of the source, from its gzipped IDX files (header 16 and
     8 bytes).
     """
-    images = np.frombuffer(
-        gzip.decompress((source / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
-    )
-    labels = np.frombuffer(
-        gzip.decompress((source / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
-    )
+    images = np.frombuffer(gzip.decompress((source / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((source / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
     return images.reshape(-1, 28, 28), labels
 
 
@@ -116,12 +112,8 @@ def differences(pictures: dict[str, NDArray[np.uint8]], folder: Path) -> list[st
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing: compare what is shipped with the source"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing: compare what is shipped with the source")
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the four IDX files")
     arguments = parser.parse_args()
     if not arguments.source.is_dir():
@@ -134,10 +126,7 @@ def main() -> int:
     if not arguments.check:
         write(pictures, FOLDER)
     wrong = differences(pictures, FOLDER)
-    print(
-        "\n".join(wrong)
-        or f"{FOLDER.name}: " + ", ".join(f"{count} {role}" for role, count in NUM_ITEMS.items())
-    )
+    print("\n".join(wrong) or f"{FOLDER.name}: " + ", ".join(f"{count} {role}" for role, count in NUM_ITEMS.items()))
     return 1 if wrong else 0
 
 

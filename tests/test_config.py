@@ -286,8 +286,10 @@ def test_a_value_of_another_type_is_found_before_anything_starts(changes: dict[s
 
 
 def test_what_fits_passes() -> None:
-    check(Every(number=1, maybe=2, either=3, pair=(1, 2)))
-    check(RUN)
+    for value in (Every(number=1, maybe=2, either=3, pair=(1, 2)), RUN):
+        before = to_plain(value)
+        check(value)
+        assert to_plain(value) == before
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import secrets
@@ -48,12 +49,12 @@ from llf_ray.cluster.session import (
     wait_for_room,
 )
 from llf_ray.cluster.worker import ROOM, TOKEN, Work, work
-from llf_ray.config import SettingError
+from llf_ray.config import SettingError, to_plain
 from llf_ray.data.base import ROOT_VARIABLE
 from llf_ray.display import Display
 from llf_ray.journal import Tail, driver_stamp, locked, read_run, update_run
 from llf_ray.run import Resources
-from llf_ray.tracking import Tracker
+from llf_ray.tracking import Tracker, flat_params
 from llf_ray.train.adviser import STOP_REQUEST, Adviser
 from llf_ray.train.folder import OUTCOME
 from llf_ray.train.state import Run
@@ -169,6 +170,8 @@ class _Driver:
                 check_room(self.resources)
                 self._tell(self.runs[0], "starting")
                 wait_for_room(self.resources, self.signals.check)
+                for run in self.runs:
+                    self._remember(run)
                 self.actor = start_actor({str(run.folder): run.plan for run in self.runs})
                 try:
                     self._leave_tokens()
@@ -291,9 +294,22 @@ class _Driver:
             write_outcome(run.folder, outcome)
         self._tell(run, outcome.state, outcome.message)
 
+    def _remember(self, run: Run) -> None:
+        """Settings that a resumed run was given anew are its settings from now on."""
+        before, now = read_run(run.folder).get("job"), to_plain(run.config)
+        if before is None or json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True):
+            return
+        update_run(run.folder, job=now)
+        old, new = flat_params(before), flat_params(now)
+        changes = [f"{key}={value} (was {old.get(key, 'none')})" for key, value in new.items() if old.get(key) != value]
+        self._record(run, note(f"resumed with {', '.join(changes)}"))
+
     def _tell(self, run: Run, state: str, message: str = "") -> None:
-        """A state in the run's journal, by whoever may write there."""
-        record = {"kind": "state", "time": time.time(), "state": state, "message": message}
+        """A state in the run's journal."""
+        self._record(run, {"kind": "state", "time": time.time(), "state": state, "message": message})
+
+    def _record(self, run: Run, record: Mapping[str, Any]) -> None:
+        """Into the run's journal, by whoever may write there."""
         if self.actor is None:
             adviser = Adviser(run.folder, run.plan)
             adviser.record([record])

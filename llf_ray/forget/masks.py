@@ -24,6 +24,7 @@ class Everything:
 
     label = "everything"
     needs = ()
+    needs_masks = ()
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """All ones."""
@@ -36,6 +37,7 @@ class Nothing:
 
     label = "nothing"
     needs = ()
+    needs_masks = ()
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """All zeros."""
@@ -50,6 +52,7 @@ class Bernoulli:
     fixed: bool = True
 
     needs = ()
+    needs_masks = ()
 
     def __post_init__(self) -> None:
         check_number("keep", self.keep, low=0, high=1)
@@ -76,6 +79,7 @@ class KernelBlock:
 
     share: float
     needs = ()
+    needs_masks = ()
 
     def __post_init__(self) -> None:
         check_number("share", self.share, above=0, high=1)
@@ -125,6 +129,11 @@ class Magnitude:
         return tuple(name for name in (self.of, self.within) if name)
 
     @property
+    def needs_masks(self) -> tuple[str, ...]:
+        """Those of them that hold masks."""
+        return (self.within,) if self.within else ()
+
+    @property
     def label(self) -> str:
         """Short name."""
         return f"{100 * self.keep:.3g}% largest per {'tensor' if self.scope == 'tensor' else 'network'}"
@@ -163,6 +172,11 @@ class Saved:
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """The store."""
+        return (self.name,)
+
+    @property
+    def needs_masks(self) -> tuple[str, ...]:
         """The store."""
         return (self.name,)
 

@@ -70,6 +70,11 @@ class Forget:
         own = (self.store,) if "store" in (self.kept, self.fill) else ()
         return (*own, *self.keep.needs)
 
+    @property
+    def needs_masks(self) -> tuple[str, ...]:
+        """Those of them that hold masks."""
+        return self.keep.needs_masks
+
     def __call__(self, view: View) -> Edit:
         """The edit: one change a tensor."""
         slots = _slots(self.select, view)
@@ -236,10 +241,17 @@ class KeepMask:
     source: MaskSource
     select: Selection = WEIGHTS
 
+    kind = "masks"
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Stores that the source reads."""
         return self.source.needs
+
+    @property
+    def needs_masks(self) -> tuple[str, ...]:
+        """Those of them that hold masks."""
+        return self.source.needs_masks
 
     @property
     def makes(self) -> tuple[str, ...]:

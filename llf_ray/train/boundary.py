@@ -21,7 +21,7 @@ from llf_ray.train.state import Run, Stand, Stores, write_store
 
 __all__ = ["apply_edit", "cross", "flipped", "view_of"]
 
-STRETCH = 1 << 16  # entries at a time
+STRETCH = 1 << 18  # entries at a time
 
 
 class _Values(Mapping[str, Tensor]):

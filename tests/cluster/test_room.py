@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from click.testing import CliRunner
 
+from llf_ray.cli import main
 from llf_ray.cluster import worker
 from llf_ray.cluster.launch import execute
 from llf_ray.cluster.session import check_room, num_fitting, ray_session, wait_for_room
@@ -72,6 +74,14 @@ def test_a_run_without_room_says_so_in_its_journal_and_waits_for_better_times(lo
         execute([run], title="", display=False, log_file=tmp_path / "driver.log")
     assert summary(run.folder).state == read_run(run.folder)["state"] == "failed"
     assert "missing: 2 CPU" in summary(run.folder).message
+
+
+def test_a_job_that_is_refused_leaves_its_name_free(local_ray: None, tmp_path: Path) -> None:
+    job = Path(__file__).parents[2] / "jobs" / "seal_small.py"
+    result = CliRunner().invoke(main, ["run", str(job), f"folder={tmp_path}", "resources.workers=5"])
+    assert result.exit_code == 2, result.output
+    assert "missing: 1 CPU" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_carried_on_by_one_driver_at_a_time(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from llf_ray.cluster.launch import execute
 from llf_ray.journal import Tracking, read, read_run, summary
 from llf_ray.train.adviser import STOP_REQUEST
-from llf_ray.train.folder import load_module
+from llf_ray.train.folder import load_module, open_run
 from llf_ray.train.worker import Outcome
 from tests.cluster.faulty import Faulty, Struck
 from tests.cluster.tiny import RECIPE, tiny_run
@@ -76,7 +76,8 @@ def day(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Day:
     heard: list[int] = []
     with signal_at(root / "reached", signal.SIGTERM):
         outcomes = execute(runs, title="", display=False, log_file=root / "driver.log", on_signal=heard.append)
-    (second,) = execute(runs[3:4], title="", display=False, log_file=root / "second.log")
+    again = open_run(root / "stopped", {"checkpoints.keep": "3"})
+    (second,) = execute([again], title="", display=False, log_file=root / "second.log")
     first = {run.folder.name: outcome for run, outcome in zip(runs, outcomes, strict=True)}
     return Day(root=root, first=first, second=second, heard=heard)
 
@@ -184,6 +185,13 @@ def test_sigterm_in_mid_ascent_keeps_the_state_and_a_second_driver_ends_the_same
     assert curves(root / "stopped") == curves(root / "whole")
     settings = json.loads((root / "stopped" / "final" / "settings.json").read_text())
     assert settings["scores"] == day.second.scores
+
+
+def test_settings_given_at_resume_are_kept(day: Day) -> None:
+    folder = day.root / "stopped"
+    assert open_run(folder).config.checkpoints.keep == 3
+    notes = [record["message"] for record in records(folder, "note")]
+    assert "resumed with checkpoints.keep=3 (was 2)" in notes
 
 
 def test_a_run_whose_turn_had_not_come_is_stopped_without_a_step(day: Day) -> None:
