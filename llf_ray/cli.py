@@ -334,10 +334,14 @@ def run(
 @contextmanager
 def _name_free_again(place: Path) -> Iterator[None]:
     """A new run that is refused before anything starts leaves no folder: the same command with other settings works."""
+    from llf_ray.journal import read
+
     try:
         yield
     except SettingError:
-        shutil.rmtree(place, ignore_errors=True)
+        states = [record.get("state") for path in place.rglob("journal.jsonl") for record in read(path)]
+        if "running" not in states and not any(place.rglob("checkpoints")):
+            shutil.rmtree(place, ignore_errors=True)
         raise
 
 
@@ -347,7 +351,7 @@ def _branch(text: str, folder: Path, prepared: Prepared) -> tuple[Path, int]:
     name, at, generation = text.rpartition("@")
     if not at or not name or not generation.isdigit():
         raise SettingError(f"--from {text!r}: must be RUN@GENERATION, for example seal-small@2")
-    return branch_of(_find(name, folder), int(generation), prepared.plan)
+    return branch_of(_find(name, folder), int(generation), prepared)
 
 
 def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
@@ -413,8 +417,7 @@ def _checked(read: Callable[[], Any]) -> Any:
         raise error if isinstance(error, SettingError) else SettingError(str(error)) from error
 
 
-# --------------------------------------------------------------------------------------------------------------
-# compare
+# ------------------------------------------------------------------------------------------------------------- compare
 
 
 @main.command()

@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import numbers
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -59,24 +60,30 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> SettingError:
 
 
 def check_number(
-    key: str, value: float | None, *, low: float | None = None, high: float | None = None, above: float | None = None
+    key: str,
+    value: float | None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> None:
-    """Raise unless a finite ``low <= value <= high`` and ``value > above``; None (absent) passes."""
+    """Raise unless a finite ``low <= value <= high`` and ``above < value < below``; None (absent) passes."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):  # a job file was not read by `override`
         raise SettingError(f"{key} = {value!r}: must be a number")
     if not math.isfinite(value):
         raise SettingError(f"{key} = {value!r}: a finite number is needed")
-    limits = (
-        [f">= {low}"] * (low is not None) + [f"> {above}"] * (above is not None) + [f"<= {high}"] * (high is not None)
-    )
-    if (
-        (low is not None and value < low)
-        or (high is not None and value > high)
-        or (above is not None and value <= above)
-    ):
-        raise SettingError(f"{key} = {value!r}: must be {' and '.join(limits)}")
+    limits = [
+        (">=", low, operator.ge),
+        (">", above, operator.gt),
+        ("<=", high, operator.le),
+        ("<", below, operator.lt),
+    ]
+    given = [(sign, limit, holds) for sign, limit, holds in limits if limit is not None]
+    if not all(holds(value, limit) for _, limit, holds in given):
+        raise SettingError(f"{key} = {value!r}: must be {' and '.join(f'{sign} {limit}' for sign, limit, _ in given)}")
 
 
 # --------------------------------------------------------------------------------------------------------------- types

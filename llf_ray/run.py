@@ -11,6 +11,7 @@ import torch
 
 from llf_ray.config import SettingError, check, check_number, fingerprint, flatten
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
+from llf_ray.engine.sharded import prepare as check_module
 from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
 from llf_ray.journal import Tracking
 from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
@@ -90,6 +91,8 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.seed, int):  # what it is instead, `prepare` says
+            check_number("seed", self.seed, low=0, high=2**63 - 1)
         named = isinstance(self.name, str) and self.name and not self.name.startswith(".")
         if not named or any(not (c.isalnum() or c in "-_.") for c in self.name):
             raise SettingError(f"name = {self.name!r}: letters, digits, '-', '_' and '.' only, since it names a folder")
@@ -153,7 +156,8 @@ def prepare(config: RunConfig) -> Prepared:
         raise SettingError(f"engine.{error}") from None
     config.task.prepare()
     plan = compute(config.recipe.plan(), num_items=config.task.num_items("train"), batch=config.engine.batch)
-    slots = layout(_skeleton(config))
+    skeleton = _skeleton(config)
+    slots = layout(skeleton)
     selections = selections_of(plan)
     _check_labels(selections)
     for selection in selections:
@@ -173,6 +177,7 @@ def prepare(config: RunConfig) -> Prepared:
         decays=lambda slot: config.optim.decay == "all" or len(slot.shape) > 1,
         factor=_layer_factor(slots, config.optim.layer_decay),
     )
+    check_module(skeleton, groups, config.engine)
     return Prepared(config=config, plan=plan, slots=slots, groups=groups)
 
 
@@ -234,27 +239,41 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot]
     """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
     above.
 
-    Layers are counted by convolution and linear layers for small networks and by block for deep ones (a module list of
-    the model).
+    Layers are the network's blocks; what lies in front of the first block (stem, tokens, positions) is one layer, and
+    what lies behind the last one (normaliser, head) is one. A network without blocks has its convolution and linear
+    layers.
     """
     if decay is None:
         return lambda slot: 1.0
-    blocks: dict[str, int] = {}
-    for slot in slots:
-        blocks.setdefault(_block(slot), len(blocks))
-    last = max(blocks.values())
-    return lambda slot: decay ** (last - blocks[_block(slot)])
+    depths = _depths([slot for slot in slots if slot.kind != "statistic"])
+    last = max(depths.values())
+    return lambda slot: decay ** (last - depths[slot.name])
 
 
-def _block(slot: Slot) -> str:
-    """The unit of layer-wise decay: up to and with the first number in the path (``layer3.0``, ``blocks.6``), else the
-    top module.
+def _depths(slots: Sequence[Slot]) -> dict[str, int]:
+    """The layer of each entry, counted from the input. What lies between two blocks belongs to the one before it."""
+    blocks = [_block(slot.name) for slot in slots]
+    if not any(blocks):
+        return {slot.name: max(0, slot.count - 1) for slot in slots}
+    final = max(place for place, block in enumerate(blocks) if block)
+    numbers: dict[str, int] = {}
+    depths, here = {}, 0
+    for place, (slot, block) in enumerate(zip(slots, blocks, strict=True)):
+        here = numbers.setdefault(block, len(numbers) + 1) if block else here
+        depths[slot.name] = here if place <= final else len(numbers) + 1
+    return depths
+
+
+def _block(name: str) -> str:
+    """The block that an entry is in: its path up to the number (``layer3.0``, ``blocks.6``, ``stages.2.blocks.1``), or
+    empty.
     """
-    parts = slot.name.split(".")
-    for length, part in enumerate(parts, start=1):
-        if part.isdigit():
-            return ".".join(parts[:length])
-    return parts[0]
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    if not numbers:
+        return ""
+    nested = [place for place in numbers[1:] if place == numbers[0] + 1 or parts[place - 1] in ("blocks", "layers")]
+    return ".".join(parts[: (nested or numbers)[0] + 1])
 
 
 def group_labels(phase: Phase, groups: Sequence[Group]) -> dict[str, str]:

@@ -442,7 +442,8 @@ class Sender:
             self._send_points(points)
             self._move_cursor(tail.offset)
             num_sent += len(points)
-        self._send_files(["plan.json", "environment.json", "job.py"])
+        job = [str(path.relative_to(self.run_folder)) for path in sorted(self.run_folder.glob("job/*.py"))]
+        self._send_files(["plan.json", "environment.json", *job])
         return num_sent
 
     def finish(self) -> None:

@@ -11,6 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from llf_ray.config import override, parse_assignments
+from llf_ray.train.folder import load_module
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -141,7 +144,7 @@ def check_rayjob(manifest: dict[str, Any]) -> None:
     assert isinstance(spec["backoffLimit"], int)
     assert isinstance(spec["ttlSecondsAfterFinished"], int)
     assert spec["shutdownAfterJobFinishes"] or not spec["ttlSecondsAfterFinished"], "a time to live without an end"
-    variables = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    variables = yaml.safe_load(spec.get("runtimeEnvYAML", "env_vars: {}"))["env_vars"]
     assert all(isinstance(value, str) for value in variables.values())
 
     cluster = spec["rayClusterSpec"]
@@ -204,6 +207,14 @@ def test_the_manifest_names_a_job_of_ours_and_the_pinned_ray():
     assert spec["rayClusterSpec"]["rayVersion"] == pins["ray"]
     (job,) = re.findall(r"/opt/llf_ray/(\S+)", spec["entrypoint"])
     assert (ROOT / job).is_file()
+
+
+def test_the_manifest_gives_the_job_settings_that_it_has_and_its_nodes_time_to_come_up():
+    *command, job, folder, workers, gpus, patience = shlex.split(load("jobs/rayjob.yaml")["spec"]["entrypoint"])
+    assert command == ["llf-ray", "run"]
+    config = load_module(ROOT / job.removeprefix("/opt/llf_ray/")).config
+    given = override(config, parse_assignments((folder, workers, gpus, patience)))
+    assert given.resources.start_timeout >= 10 * config.resources.start_timeout
 
 
 def test_submitting_the_clone_leaves_data_runs_and_environments_behind(tmp_path):

@@ -37,10 +37,7 @@ class ToyNet(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """Three classes of noisy images, fixed by a seed of their own.
-
-    ``poison`` makes the loss NaN from that call of ``loss`` on.
-    """
+    """Three classes of noisy images, fixed by a seed of their own; ``dropout`` switches the network's on."""
 
     noise: float = 1.0
     dropout: bool = False

@@ -111,7 +111,7 @@ class RemoteAdvice:
         )
 
     def record(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append to the journal; when this returns nothing of it can be lost."""
+        """Append to the journal; what a full disk does not take waits in memory, here or in the actor's."""
         self._ask(lambda actor, run: actor.record.remote(run, records), lambda own: own.record(records))
 
     def check(self, step: int, digests: Sequence[Digest]) -> str:

@@ -52,10 +52,10 @@ class Optim:
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, above=0)
-        check_number("momentum", self.momentum, low=0, high=1)
+        check_number("momentum", self.momentum, low=0, below=1)
         check_number("weight_decay", self.weight_decay, low=0)
         check_number("layer_decay", self.layer_decay, above=0, high=1)
-        check_number("averaged", self.averaged, above=0, high=1)
+        check_number("averaged", self.averaged, above=0, below=1)
         for place, beta in enumerate(self.betas):
             if not 0 <= beta < 1:
                 raise SettingError(f"betas.{place} = {beta!r}: must be >= 0 and < 1")
@@ -168,8 +168,8 @@ class Engine(Protocol):
         """
         ...
 
-    def set_rules(self, rules: Mapping[str, GroupRule], *, keep_moments: bool = False) -> None:
-        """Start a phase: one rule a group. Clears moments of groups whose direction changes sign, unless kept."""
+    def set_rules(self, rules: Mapping[str, GroupRule]) -> None:
+        """Start a phase: one rule a group. Moments stay as they are."""
         ...
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
@@ -218,6 +218,10 @@ class Engine(Protocol):
         """Digest of fp32 parameters and (rank 0's, synchronised) buffers."""
         ...
 
+    def is_finite(self) -> bool:
+        """Whether this rank's share of the weights and its buffers are all finite; ranks may differ."""
+        ...
+
     def verify(self) -> None:
         """Raise unless the low-precision copies equal the rounded masters and held entries are zero."""
         ...
@@ -240,8 +244,6 @@ class Engine(Protocol):
 
     def load(self, folder: Path, *, moments: bool = True) -> None:
         """Take over what any engine saved, under any stage, precision, grouping and number of workers.
-
-        Comes in front of `set_rules`, which compares signs with the saved ones.
 
         Raises:
             FileNotFoundError: no or not all pieces. ValueError: of another model, or moments of another optimizer.

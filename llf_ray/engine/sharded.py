@@ -150,9 +150,6 @@ class ShardedEngine(ABC):
             group.name: GroupRule(lr=optim.lr, weight_decay=optim.weight_decay if group.decay else 0.0)
             for group in self.groups
         }
-        self._signs: dict[str, int | None] = {
-            group.name: None for group in self.groups
-        }  # None: nothing was stepped yet
         self._masks: dict[str, Tensor] = {}
         self._held: dict[Tensor, Tensor] = {}  # by slab tensor: True where held; tensors hash by identity
         self._averaging = False
@@ -223,16 +220,11 @@ class ShardedEngine(ABC):
 
     # -------------------------------------------------------------------------------------------- rules and rates
 
-    def set_rules(self, rules: Mapping[str, GroupRule], *, keep_moments: bool = False) -> None:
-        """Every rank calls: start a phase. Clears moments of groups whose direction changes sign, unless kept."""
+    def set_rules(self, rules: Mapping[str, GroupRule]) -> None:
+        """Every rank calls: start a phase, with one rule a group. Moments stay as they are."""
         self._check_group_names(rules)
         for group in self.groups:
             rule = rules[group.name]
-            sign = (rule.direction > 0) - (rule.direction < 0)
-            before = self._signs[group.name]
-            if before is not None and sign != before and not keep_moments:
-                self._forget(group)
-            self._signs[group.name] = sign
             self._rules[group.name] = rule
             settings = self._optimizer_group(group)
             settings["direction"] = float(rule.direction)
@@ -272,7 +264,8 @@ class ShardedEngine(ABC):
             if full is None and self._split:
                 return self._collected(name, self._tensors(average))
             value = self._own(name, self._tensors(average)) if full is None else full.detach()
-        return value.clone(memory_format=torch.contiguous_format) if copy else value
+        # rows are dense in either case: what an operation computes must not depend on how this engine keeps them
+        return value.clone(memory_format=torch.contiguous_format) if copy else value.contiguous()
 
     def _own(self, name: str, tensors: Sequence[Tensor]) -> Tensor:
         """Where nothing is split: the tensor itself, in the parameter's shape."""
@@ -474,6 +467,13 @@ class ShardedEngine(ABC):
         return sum(part.numel() for _, part in self._copy_parts(name)) == math.prod(self._shapes[name])
 
     @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether this rank's share of the weights and its buffers are all finite; ranks may differ."""
+        values = [*(slab.tensor for slab in self._slabs), *named_buffers(self.module).values()]
+        found = [torch.isfinite(value).all() for value in values if value.is_floating_point()]
+        return bool(torch.stack(found).all()) if found else True
+
+    @torch.no_grad()
     def verify(self) -> None:
         """Raise unless the module's copies equal this rank's masters, rounded, and entries that are held are zero."""
         for slab in self._slabs if self._copied else ():
@@ -540,7 +540,6 @@ class ShardedEngine(ABC):
         if self.team.rank == 0:
             for name, buffer in self._buffer_averages.items():
                 writer.add("average", name, 0, buffer, tuple(buffer.shape))
-            writer.note("signs", {name: self._signs[group.name] for name, group in self._group_of.items()})
         return [writer.write(folder, self.team.rank, self.team.size)]
 
     @torch.no_grad()
@@ -622,7 +621,6 @@ class ShardedEngine(ABC):
         if moments:
             for slab in self._slabs:
                 self._load_state(slab, pieces)
-            self._load_signs(pieces.notes.get("signs", {}))
         if masks:
             self.hold_at_zero(masks)
 
@@ -670,11 +668,6 @@ class ShardedEngine(ABC):
             return value.item()
         on_device = any(group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups)
         return value.clone().to(self.team.device if on_device else "cpu")
-
-    def _load_signs(self, signs: Mapping[str, int | None]) -> None:
-        for group in self.groups:
-            found = {signs.get(name) for name in group.parameters}
-            self._signs[group.name] = found.pop() if len(found) == 1 else None
 
 
 def _furthest(pieces: Pieces, name: str) -> float:

@@ -284,7 +284,7 @@ def partition(
         Group(
             name=(" & ".join(labels) or "rest")
             + (" (no decay)" if labels in both and not decay else "")
-            + (f" x{scale:.4g}" if many else ""),
+            + (f" x{scale:.12g}" if many else ""),
             parameters=tuple(names),
             labels=labels,
             decay=decay,

@@ -46,10 +46,15 @@ class Nothing:
 
 @dataclass(frozen=True, kw_only=True)
 class Bernoulli:
-    """Keep each entry with probability ``keep``; ``fixed`` draws once for the run (WELS, Taha et al. 2021)."""
+    """Keep each entry with probability ``keep``; ``fixed`` draws once for the run (WELS, Taha et al. 2021).
+
+    All fixed masks of one ``name`` come from one draw, wherever they are asked for, so that a smaller ``keep`` keeps a
+    part of what a larger one does.
+    """
 
     keep: float
     fixed: bool = True
+    name: str = ""
 
     needs = ()
     needs_masks = ()
@@ -64,9 +69,9 @@ class Bernoulli:
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Independent draws, keyed by parameter."""
-        generation = 0 if self.fixed else view.generation
-        # one key for every operation of the run: a fixed mask must not change with the boundary that asks for it
-        draws = {slot.name: generator(view.seed, "bernoulli", generation, slot.name) for slot in slots}
+        # a fixed mask must not change with the boundary that asks for it
+        key = ("bernoulli", self.name) if self.fixed else ("bernoulli", self.name, view.key, view.generation)
+        draws = {slot.name: generator(view.seed, *key, slot.name) for slot in slots}
         return {slot.name: torch.rand(slot.shape, generator=draws[slot.name]) < self.keep for slot in slots}
 
 

@@ -176,9 +176,9 @@ class ShrinkPerturb:
 
 @dataclass(frozen=True, kw_only=True)
 class Rescale:
-    """Give every selected tensor the L2 norm it has in a snapshot (Alabdulmohsin et al.
+    """Give every selected tensor the L2 norm it has in a snapshot; near-zero norms become zeros.
 
-    2021); near-zero norms become zeros.
+    From layer-wise re-initialisation (Alabdulmohsin et al. 2021).
     """
 
     select: Selection = Select()
@@ -201,8 +201,10 @@ class Rescale:
 
         def change(name: str) -> Change:
             def rescaled(old: Tensor) -> Tensor:
-                target, norm = view.stores[self.store][name].norm().item(), old.norm().item()
-                return old * (target / norm) if target > 1e-12 and norm > 1e-12 else torch.zeros_like(old)
+                # in float64, then rounded: sums in fp32 depend on the number of threads
+                target, norm = (value.double().norm().item() for value in (view.stores[self.store][name], old))
+                factor = torch.tensor(target / norm if norm > 1e-12 else 0.0, dtype=old.dtype, device=old.device)
+                return old * factor if target > 1e-12 and norm > 1e-12 else torch.zeros_like(old)
 
             return rescaled
 

@@ -1,6 +1,6 @@
-"""Later-layer forgetting: every generation redraws the later layers and trains on (Zhou et al.
+"""Later-layer forgetting: every generation redraws the later layers and trains on.
 
-2022, arXiv:2202.00155).
+Zhou et al. 2022, arXiv:2202.00155.
 """
 
 from __future__ import annotations

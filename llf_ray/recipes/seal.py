@@ -1,6 +1,6 @@
-"""Simulated annealing in early layers (Sarfi et al.
+"""Simulated annealing in early layers, alone and together with later-layer forgetting.
 
-2023, arXiv:2304.04858), alone and together with later-layer forgetting.
+Sarfi et al. 2023, arXiv:2304.04858.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from llf_ray.plan import Plan, spans
 from llf_ray.run import Comparison, Prepared, RunConfig, prepare
 from llf_ray.studies.show import check_budgets, draw, table_like
 from llf_ray.train.adviser import read_cuts
-from llf_ray.train.folder import JOB_COPY, OUTCOME, create, load_types, module_name, open_run, with_folder
+from llf_ray.train.folder import OUTCOME, create, keep_job, load_types, module_name, open_run, with_folder
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
@@ -123,8 +122,7 @@ def prepare_arms(comparison: Comparison, check: Callable[[RunConfig], Prepared] 
     return prepared
 
 
-# --------------------------------------------------------------------------------------------------------------
-# folders
+# ------------------------------------------------------------------------------------------------------------- folders
 
 
 def is_comparison(folder: Path) -> bool:
@@ -151,7 +149,7 @@ def begin(comparison: Comparison, *, job_file: Path | None = None, again: bool =
     ]
     draw(prepared, folder / PLANS)
     if job_file is not None:
-        shutil.copyfile(job_file, folder / JOB_COPY)
+        keep_job(job_file, folder)
     about = {
         "name": folder.name,
         "created": time.time(),
@@ -212,8 +210,7 @@ def _outcome(run_folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-# ------------------------------------------------------------------------------------------------------------ carry
-# out
+# ----------------------------------------------------------------------------------------------------------- carry out
 
 
 def carry_out(
@@ -269,8 +266,7 @@ def publish(folder: Path) -> str | None:
     return None
 
 
-# --------------------------------------------------------------------------------------------------------------
-# results
+# ------------------------------------------------------------------------------------------------------------- results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,8 +435,7 @@ def _interval(differences: Sequence[float]) -> tuple[float, float] | None:
     return float(np.mean(differences)) - half, float(np.mean(differences)) + half
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# words
+# --------------------------------------------------------------------------------------------------------------- words
 
 
 def spread_name(num_seeds: int) -> str:

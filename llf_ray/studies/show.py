@@ -38,8 +38,7 @@ __all__ = [
 SAMPLES = 1500  # points of a drawn learning-rate curve
 
 
-# --------------------------------------------------------------------------------------------------- facts about a
-# plan
+# -------------------------------------------------------------------------------------------------- facts about a plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +201,7 @@ def _sizes(slots: Sequence[Slot]) -> tuple[int, int]:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------
-# picture
+# ------------------------------------------------------------------------------------------------------------- picture
 
 
 def picture(prepared: Prepared, title: str) -> figures.Timeline:
@@ -261,8 +259,7 @@ def draw(prepared: Mapping[str, Prepared], path: Path) -> Path:
     return figures.timeline(pictures, path)
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# words
+# --------------------------------------------------------------------------------------------------------------- words
 
 
 def show(prepared: Prepared, *, everything: bool = False) -> RenderableType:

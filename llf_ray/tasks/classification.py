@@ -22,7 +22,7 @@ from llf_ray.data.order import Draw, order
 from llf_ray.data.sample import FashionSample
 from llf_ray.tasks.base import Tally, tally
 from llf_ray.tasks.models import Model, SmallResNet, TimmModel
-from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, load_into, weights_file
+from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into
 
 __all__ = ["Classification", "Fresh", "FromFile", "FromRun", "Pretrained", "SmallResNet", "TimmModel", "tiny"]
 
@@ -93,9 +93,45 @@ class Classification:
         check = getattr(self.data, "check", None)  # data sets of many files look at each
         if check is not None:
             check()
-        weights_file(self.start)
+        with torch.device("meta"):
+            network = self.skeleton()
+        self._check_sizes(network, len(classes))
+        fitting(network, self.start, self.model.head(network))
         if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
             self.model.check_pretrained()
+
+    def _check_sizes(self, network: nn.Module, num_classes: int) -> None:
+        """Raise unless the network, here without memory for its weights, turns two of the data's images into class
+        scores.
+        """
+        images = torch.empty(2, self.data.channels, *self._image_size, device="meta")
+        try:
+            shape = network(images).shape
+        except Exception:  # what cannot be followed without values is tried with them, before anyone is blamed
+            try:
+                with torch.no_grad():
+                    shape = self.initial(0)(torch.zeros(images.shape)).shape
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                high, wide = self._image_size
+                raise SettingError(
+                    f"model: {type(self.model).__name__} does not take the data's images ({self.data.channels} "
+                    f"channels, {high} x {wide} pixels): {reason}"
+                ) from None
+        if tuple(shape) != (2, num_classes):
+            raise SettingError(
+                f"model: {type(self.model).__name__} gives {tuple(shape)} for two images; "
+                f"(2, {num_classes}) is needed, one score for each class"
+            )
+
+    @property
+    def _image_size(self) -> tuple[int, int]:
+        """Height and width of what the network sees."""
+        if self.augment.size is not None:
+            return self.augment.size, self.augment.size
+        items = self._items("train")
+        assert isinstance(items, Stack)  # prepare() has seen to it
+        return items.images.shape[1], items.images.shape[2]
 
     def skeleton(self) -> nn.Module:
         return self.model.make(len(self._classes), self.data.channels)

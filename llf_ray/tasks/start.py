@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llf_ray.config import nearest
 from llf_ray.data.base import PATH, found, located
 
-__all__ = ["Fresh", "FromFile", "FromRun", "Pretrained", "Start", "load_into", "starting_weights"]
+__all__ = ["Fresh", "FromFile", "FromRun", "Pretrained", "Start", "fitting", "load_into", "starting_weights"]
 
 Head: TypeAlias = Literal["same", "fresh"]
 
@@ -81,9 +81,21 @@ def load_into(network: nn.Module, start: Start, head: tuple[str, ...]) -> None:
     Raises:
         ValueError: in one line, which tensors are missing, not in the model, or of another shape.
     """
+    values = fitting(network, start, head)
+    if values is not None:
+        network.load_state_dict(values)
+
+
+def fitting(network: nn.Module, start: Start, head: tuple[str, ...]) -> dict[str, Tensor] | None:
+    """What `load_into` loads; None for a start without a file. Of the network only names and shapes count, and the
+    values of a head that stays.
+
+    Raises:
+        ValueError: in one line, which tensors are missing, not in the model, or of another shape.
+    """
     values = starting_weights(start)
     if values is None:
-        return
+        return None
     own = network.state_dict()
     if isinstance(start, FromFile | FromRun) and start.head == "fresh":
         in_head = {name for name in own if any(name.startswith(f"{module}.") for module in head)}
@@ -97,7 +109,7 @@ def load_into(network: nn.Module, start: Start, head: tuple[str, ...]) -> None:
     problems = _problems(own, values)
     if problems:
         raise ValueError(f"{weights_file(start)} does not fit the model: {'; '.join(problems)}")
-    network.load_state_dict(values)
+    return values
 
 
 def _problems(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> list[str]:

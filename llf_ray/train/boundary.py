@@ -21,6 +21,7 @@ from llf_ray.train.state import Run, Stand, Stores, write_store
 
 __all__ = ["apply_edit", "cross", "flipped", "view_of"]
 
+LOGGED = ("step", "generation", "position", "operation", "entries", "tensors", "norm_before", "norm_after")
 STRETCH = 1 << 18  # entries at a time
 
 
@@ -165,7 +166,8 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
         moved = [phase for phase, (start, stop) in phases if start < stop]
         engine.clear(groups=flipped(moved, run.plan.phases[entered[-1]], run.config, engine.groups))
     engine.verify()
-    return replace(stand, crossed=True, stores=stores, applied=stand.applied + len(records)), records
+    brief = tuple({key: record[key] for key in LOGGED} for record in records)
+    return replace(stand, crossed=True, stores=stores, applied=stand.applied + brief), records
 
 
 def _call(operation: Any, view: View) -> Edit:

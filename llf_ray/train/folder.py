@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from llf_ray.config import SettingError, from_plain, override, to_plain
+from llf_ray.engine.pieces import Pieces
+from llf_ray.forget.groups import Slot
 from llf_ray.journal import replace_text
 from llf_ray.plan import Cut, Plan, spans
 from llf_ray.run import Prepared, RunConfig, prepare
 from llf_ray.train.adviser import STOP_REQUEST, read_cuts
-from llf_ray.train.state import Run, checkpoint_at, checkpoints, newest, verify_checkpoint
+from llf_ray.train.state import Run, checkpoint_at, checkpoints, verify_checkpoint
 
-__all__ = ["JOB_COPY", "OUTCOME", "branch_of", "create", "load_module", "load_types", "open_run", "with_folder"]
+__all__ = ["OUTCOME", "branch_of", "create", "keep_job", "load_module", "load_types", "open_run", "with_folder"]
 
-JOB_COPY, OUTCOME, RUN, PLAN = "job.py", "outcome.json", "run.json", "plan.json"
+JOB, OUTCOME, RUN, PLAN = "job", "outcome.json", "run.json", "plan.json"
 FREE = (
     "resources",
     "checkpoints",
@@ -50,7 +53,8 @@ def create(
     Args:
         prepared: settings that were checked, and their plan.
         folder: where; must not exist.
-        job_file: the file that the settings came from; a copy is kept, so that types it defines can be read back.
+        job_file: the file that the settings came from; it is kept with what it imports from its own folder, so that
+            types it defines can be read back.
         branch: checkpoint folder to start from and the step of this plan at which to start.
         parent: name of the comparison or sweep that the run belongs to.
 
@@ -70,7 +74,7 @@ def create(
             f"folder = {str(folder.parent)!r}: cannot make a run's folder there ({error.strerror})"
         ) from None
     if job_file is not None:
-        shutil.copyfile(job_file, folder / JOB_COPY)
+        keep_job(job_file, folder)
     about = {
         "name": folder.name,
         "created": time.time(),
@@ -150,13 +154,15 @@ def _read_plan(folder: Path) -> Plan:
     return plan
 
 
-def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
-    """The checkpoint at the end of a generation of another run, and the step of ``plan`` at which its next generation
-    starts.
+def branch_of(folder: Path, generation: int, prepared: Prepared) -> tuple[Path, int]:
+    """The checkpoint at the end of a generation of another run, and the step of the new plan at which its next
+    generation starts.
 
     Raises:
-        SettingError: the run has no such generation, kept no checkpoint of it, or ``plan`` has no generation after it.
+        SettingError: the run has no such generation, kept no checkpoint of it, is of another model, or the new plan
+        has no generation after it.
     """
+    plan = prepared.plan
     about = read_about(folder)
     if about.get("job_module") not in sys.modules:  # a job file that is loaded now has the types of the new run
         load_types(folder, about)
@@ -175,6 +181,7 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
     problem = verify_checkpoint(kept)
     if problem:
         raise SettingError(f"run {folder.name!r}: {problem}")
+    _check_model(Pieces(kept), prepared.slots, folder.name)
     following = _spans_of(plan, generation + 1, ())
     if not following:
         raise SettingError(
@@ -182,6 +189,15 @@ def branch_of(folder: Path, generation: int, plan: Plan) -> tuple[Path, int]:
             "raise recipe.generations"
         )
     return kept.resolve(), following[0][0]
+
+
+def _check_model(pieces: Pieces, slots: Sequence[Slot], run: str) -> None:
+    saved = {name: pieces.shape(name) for kind in ("weight", "buffer") for name in pieces.names(kind)}
+    wanted = {slot.name: tuple(slot.shape) for slot in slots}
+    for name in [*wanted, *saved]:
+        if saved.get(name) != wanted.get(name):
+            has, needs = (f"shape {shapes[name]}" if name in shapes else "no such entry" for shapes in (saved, wanted))
+            raise SettingError(f"run {run!r} has another model: {name}: it has {has}, this job's model has {needs}")
 
 
 def _spans_of(plan: Plan, generation: int, cuts: Sequence[Cut]) -> list[tuple[int, int]]:
@@ -195,8 +211,30 @@ def load_types(folder: Path, about: Mapping[str, Any]) -> None:
     Only then, since it may import a neighbour.
     """
     module = about.get("job_module")
-    if module and f'"{module}:' in json.dumps(about["job"]) and (folder / JOB_COPY).exists():
-        load_module(folder / JOB_COPY, module)
+    if module and f'"{module}:' in json.dumps(about["job"]):
+        load_module(folder / JOB / Path(about["job_file"]).name, module)
+
+
+def keep_job(job_file: Path, folder: Path) -> None:
+    """Copy a job file into a run's folder, and the neighbours that it imports, and theirs."""
+    (folder / JOB).mkdir()
+    waiting, kept = [job_file], set()
+    while waiting:
+        path = waiting.pop()
+        if path in kept or not path.is_file():
+            continue
+        kept.add(path)
+        shutil.copyfile(path, folder / JOB / path.name)
+        waiting += [job_file.parent / f"{name}.py" for name in _imported(path)]
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """First names of what a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def module_name(path: Path) -> str:
@@ -236,11 +274,6 @@ def _line_of(error: Exception, path: Path) -> str:
     """The line of a file that an error came from, as ``:12``."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f":{lines[-1]}" if lines else ""
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that verifies."""
-    return newest(folder / "checkpoints")[0]
 
 
 def with_folder(config: RunConfig, folder: Path) -> RunConfig:

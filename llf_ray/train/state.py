@@ -72,7 +72,8 @@ class Stand:
 
     ``step`` counts finished optimizer steps; ``crossed`` says whether the operations of the boundary at ``step`` were
     applied. The window sums are training measures since the last question; the references those of the last window
-    before this phase. Every random stream is keyed by ``seed`` and by counters that follow from ``step``, so the two
+    before this phase. ``stores`` are paths by name, ``applied`` is the log of operations (the journal has it tensor by
+    tensor). Every random stream is keyed by ``seed`` and by counters that follow from ``step``, so the two
     are all the random state there is.
     """
 
@@ -86,7 +87,7 @@ class Stand:
     reference_loss: float | None = None
     reference_accuracy: float | None = None
     stores: Mapping[str, str] = field(default_factory=dict)
-    applied: int = 0
+    applied: tuple[Mapping[str, Any], ...] = ()
 
     def observed(self) -> Observed | None:
         """Training measures since the last question; None where there was no step."""
@@ -102,9 +103,10 @@ class Stand:
     def after_question(self, *, new_phase: bool) -> Stand:
         """The window starts anew; on a phase's first step what was seen becomes the reference."""
         observed = self.observed()
-        if new_phase and observed is not None:
-            self = replace(self, reference_loss=observed.loss, reference_accuracy=observed.accuracy)
-        return replace(self, loss_sum=0.0, hits=0.0, seen=0.0, steps_seen=0)
+        empty = replace(self, loss_sum=0.0, hits=0.0, seen=0.0, steps_seen=0)
+        if not new_phase or observed is None:
+            return empty
+        return replace(empty, reference_loss=observed.loss, reference_accuracy=observed.accuracy)
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
@@ -113,10 +115,14 @@ class Stand:
 def write_checkpoint(root: Path, stand: Stand, engine: Engine, team: Team, *, about: Mapping[str, Any]) -> Path:
     """Every rank calls: write the run's state at ``stand.step``.
 
+    A folder of this step that verifies stays: it is what this run was loaded from, or what it wrote a moment ago.
+
     Raises:
         OSError: on every rank when one of them could not write; what was there before is untouched.
     """
     folder = checkpoint_at(root, stand.step, crossed=stand.crossed)
+    if team.share(folder.exists() and verify_checkpoint(folder) is None if team.rank == 0 else None):
+        return folder
     temporary = root / f".{folder.name}.tmp"
     _together(team, lambda: _fresh_folder(temporary) if team.rank == 0 else None, temporary)
     files = _together(team, lambda: _with_sums(temporary, engine.save(temporary)), temporary)
@@ -248,7 +254,8 @@ def optimizer_of(folder: Path) -> str:
 def load_stand(folder: Path) -> Stand:
     """The stand in a checkpoint folder."""
     plain = json.loads((folder / STAND).read_text())
-    return Stand(**{name: plain[name] for name in Stand.__dataclass_fields__})
+    stand = Stand(**{name: plain[name] for name in Stand.__dataclass_fields__})
+    return replace(stand, applied=tuple(stand.applied))
 
 
 def prune(root: Path, keep: int, spare: set[int]) -> None:

@@ -18,6 +18,7 @@ from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
 from llf_ray.engine.team import Team
 from llf_ray.forget.draw import key_of
+from llf_ray.journal import read_run
 from llf_ray.plan import Answer, Phase, Plan, Position, is_named, locate, rates, spans
 from llf_ray.run import group_labels, group_rules
 from llf_ray.tasks.base import Role, Tally
@@ -76,6 +77,7 @@ class Worker:
         self.pulsed_at = time.perf_counter()
         self.digest = ""
         self.labels: dict[str, str] = {}
+        self.begun: int | None = None  # the phase whose rules the engine has
         self.micro, self.accumulation = divide_batch(run.config.engine, team.size)
 
     # ------------------------------------------------------------------------------------------------- stand and state
@@ -100,7 +102,12 @@ class Worker:
             fresh = "" if same else ", with a fresh optimizer"
             self.record([_note(f"branched at step {self.run.branch_step} from {self.run.branch}{fresh}")])
             return replace(
-                parent, step=self.run.branch_step, crossed=False, seed=self.config.seed, stores=self._adopt(parent)
+                parent,
+                step=self.run.branch_step,
+                crossed=False,
+                seed=self.config.seed,
+                stores=self._adopt(parent),
+                applied=(),
             )
         return Stand(seed=self.config.seed)
 
@@ -123,13 +130,17 @@ class Worker:
         return answer, stand.after_question(new_phase=answer.position.start == stand.step)
 
     def cross(self, answer: Answer, stand: Stand) -> Stand:
-        """Apply the operations at this step, then prove that all ranks hold the same weights."""
+        """Apply the operations at this step, then prove that all ranks hold the same weights.
+
+        Without a boundary nothing is crossed: a run that is stopped here may find that somebody ended its phase.
+        """
         if not answer.boundary:
-            return replace(stand, crossed=True)
+            return stand
         if any(cut.step == stand.step for cut in answer.cuts):  # the phase ended with this answer
             ended = locate(self.plan, stand.step - 1, answer.cuts)
             self.measure_and_keep(replace(ended, stop=stand.step), stand)
         self.clock.now("boundary")
+        self.begun = None
         try:
             stand, records = cross(self.run, answer, stand, self.engine, self.team)
         except OSError as error:
@@ -161,20 +172,25 @@ class Worker:
     # -------------------------------------------------------------------------------------------------- optimizer steps
 
     def begin(self, answer: Answer, stand: Stand) -> None:
-        """Set the rules of the phase; the same on its first step and after a restart in its middle."""
+        """Set the rules of the phase, once: on its first step or after a restart in its middle."""
         phase = self.plan.phases[answer.position.index]
-        self.engine.set_rules(group_rules(phase, self.engine.groups, self.config.optim), keep_moments=True)
+        if self.begun != answer.position.index:
+            self.begun = answer.position.index
+            self._set_rules(phase, stand)
+        self.engine.module.train()
+        if phase.normalisation == "eval":
+            for module in self.engine.module.modules():
+                if isinstance(module, _NormBase):
+                    module.eval()
+
+    def _set_rules(self, phase: Phase, stand: Stand) -> None:
+        self.engine.set_rules(group_rules(phase, self.engine.groups, self.config.optim))
         self.labels = group_labels(phase, self.engine.groups)
         stores = Stores(self.run.folder, stand.stores)
         live: dict[str, Tensor] = {}
         for masks in (stores[name] for name in phase.hold):
             live |= {name: masks[name] & live[name] if name in live else masks[name] for name in masks}
         self.engine.hold_at_zero(live)
-        self.engine.module.train()
-        if phase.normalisation == "eval":
-            for module in self.engine.module.modules():
-                if isinstance(module, _NormBase):
-                    module.eval()
 
     def learn(self, answer: Answer, stand: Stand) -> tuple[Stand, bool]:
         """Optimizer steps up to the next question, with a pulse every few steps; whether the run was asked to stop."""
@@ -341,6 +357,7 @@ class Worker:
         A failure is put on record and, unless it must succeed, tried again at the next occasion.
         """
         self.clock.now("checkpoint")
+        self._must_be_finite(stand)
         self.engine.sync_buffers()
         self.digest = self.compare(stand.step)
         self.saved_at = time.monotonic()  # tried: on a full disk the next try comes after as long again
@@ -349,6 +366,7 @@ class Worker:
             "stage": self.config.engine.stage,
             "optimizer": self.config.optim.name,
             "digest": self.digest,
+            "mlflow_run_id": read_run(self.run.folder).get("mlflow_run_id") if self.team.rank == 0 else None,
         }
         try:
             folder = write_checkpoint(self.checkpoints, stand, self.engine, self.team, about=about)
@@ -367,6 +385,14 @@ class Worker:
             [{"kind": "checkpoint", "step": stand.step, "time": time.time(), "folder": f"checkpoints/{folder.name}"}]
         )
         self.pulsed_at = time.perf_counter()
+
+    def _must_be_finite(self, stand: Stand) -> None:
+        """A loss is that of the weights before its step: what that step made of them would be seen one step late."""
+        odd = torch.tensor([not self.engine.is_finite()], dtype=torch.float64)
+        if self.team.total(odd).item():
+            last = max(0, stand.step - 1)
+            position = locate(self.plan, last, self.team.share(read_cuts(self.run.folder)))
+            raise Hopeless(self._divergence("network has weights that are not finite", last, position))
 
     def _generation_ends(self) -> set[int]:
         """Steps at which a generation ended so far, where they are to be kept."""
@@ -401,6 +427,7 @@ class Worker:
     def finish(self, answer: Answer, stand: Stand) -> Outcome:
         """Test is scored here and nowhere else; then the last checkpoint and the final weights."""
         position = answer.position
+        self._must_be_finite(stand)
         scores = {f"validation/{k}": v for k, v in self.score("validation", stand.step, position).items()}
         scores |= {f"test/{k}": v for k, v in self.score("test", stand.step, position).items()}
         self.keep(stand, must=True)

@@ -40,7 +40,7 @@ def test_names_kinds_and_shapes_are_listed(tmp_path: Path) -> None:
     writer.add("buffer", "norm.count", 0, torch.tensor(7), ())
     writer.add("weight", "b", 0, torch.ones(2), (2,))
     writer.add("weight", "a", 0, torch.ones(2), (1, 2))
-    writer.note("signs", {"a": -1})
+    writer.note("numbers", ["a"])
     assert writer.write(tmp_path, 0, 1) == "pieces-00000-of-00001.safetensors"
     pieces = Pieces(tmp_path)
     assert pieces.kinds() == ("buffer", "weight")
@@ -48,7 +48,7 @@ def test_names_kinds_and_shapes_are_listed(tmp_path: Path) -> None:
     assert pieces.shape("a") == (1, 2)
     assert pieces.full("buffer", "norm.count").dtype == torch.int64
     assert pieces.scalar("buffer", "norm.count").item() == 7
-    assert pieces.notes == {"signs": {"a": -1}}
+    assert pieces.notes == {"numbers": ["a"]}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from itertools import permutations
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
+from llf_ray.forget import operations
 from llf_ray.forget.draw import generator, key_of, uniform_fan_in
 from llf_ray.forget.edit import Edit, View
 from llf_ray.forget.groups import Both, Either, Select, Slot, layout, resolve
-from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, Nothing, Saved
+from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, MaskSource, Nothing, Saved
 from llf_ray.forget.operations import WEIGHTS, Forget, KeepMask, Rescale, ShrinkPerturb, Snapshot, tiny
 from tests.toy import Toy
 
 EVERYTHING = Either((Select(), Select(kinds=("statistic",))))
 SLOTS = layout(Toy().initial(0))
 Values = dict[str, Tensor]
+
+EVERY = (
+    *tiny,
+    Rescale(store="start"),
+    KeepMask(store="new", source=Magnitude(keep=0.5, scope="global", of="start", within="mask")),
+    KeepMask(store="new", source=Bernoulli(keep=0.5, fixed=False), select=EVERYTHING),
+    Forget(select=EVERYTHING, fill="store", store="start"),
+    Forget(select=Select(since="body"), keep=Saved(name="mask"), kept="store", fill="zero", store="start"),
+    Forget(keep=Everything()),
+)
+"""Of every kind one at least, those included that read stores: `stores` has what they need."""
 
 
 def trained() -> Values:
@@ -35,14 +47,25 @@ def trained() -> Values:
     return values
 
 
+def stores() -> dict[str, Values]:
+    """A snapshot and a mask, as earlier operations would have left them; the mask leaves the head out."""
+    weights = {name: value * 2 for name, value in trained().items()}
+    masks = {
+        slot.name: torch.rand(slot.shape, generator=torch.Generator().manual_seed(9)) < 0.6
+        for slot in SLOTS
+        if slot.kind == "weight"
+    }
+    return {"start": weights, "mask": masks}
+
+
 def view_of(
-    values: Mapping[str, Tensor], *, generation: int = 1, seed: int = 3, key: str = "p/entry/0", **stores: Any
+    values: Mapping[str, Tensor], *, generation: int = 1, seed: int = 3, key: str = "p/entry/0", **more: Any
 ) -> View:
     return View(
         slots=SLOTS,
         values=values,
         fresh=lambda seed: Toy().initial(seed).state_dict(),
-        stores=stores,
+        stores={**stores(), **more},
         seed=seed,
         key=key,
         generation=generation,
@@ -58,8 +81,18 @@ def after(operation: Any, values: Mapping[str, Tensor] | None = None, **how: Any
     return applied(operation(view_of(values, **how)), values)
 
 
+def made(operation: Any, **how: Any) -> Values:
+    """All that an operation gives, as one mapping: new values, moments to forget, masks."""
+    edit, whole = operation(view_of(trained(), **how)), torch.tensor(True)
+    return {
+        **{f"value {name}": change(trained()[name]) for name, change in edit.values.items()},
+        **{f"clear {name}": whole if mask is None else mask for name, mask in edit.clear.items()},
+        **{f"{store} {name}": mask for store, masks in edit.masks.items() for name, mask in masks.items()},
+    }
+
+
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def moved(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> set[str]:
@@ -69,37 +102,61 @@ def moved(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> set[str]:
 # ----------------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("operation", tiny, ids=lambda op: op.label)
+@pytest.mark.parametrize("operation", EVERY, ids=lambda op: op.label)
 def test_an_operation_changes_nothing_it_was_given(operation: Any) -> None:
-    values, copy = trained(), trained()
-    edit = operation(view_of(values))
-    applied(edit, values)
-    applied(edit, values)
-    assert equal(values, copy)
-    assert {slot.name for slot in SLOTS} >= set(edit.values)
+    values, kept = trained(), stores()
+    edit = operation(view_of(values, **kept))
+    for change, value in ((change, values[name]) for name, change in edit.values.items() for _ in range(2)):
+        change(value)
+    assert equal(values, trained())
+    assert all(equal(store, stores()[name]) for name, store in kept.items())
 
 
-@pytest.mark.parametrize("operation", tiny, ids=lambda op: op.label)
+@pytest.mark.parametrize("operation", EVERY, ids=lambda op: op.label)
+def test_an_operation_touches_what_it_selects_and_nothing_else(operation: Any) -> None:
+    selected = set() if operation.select is None else set(resolve(operation.select, SLOTS))
+    edit = operation(view_of(trained()))
+    assert set(edit.values) == (set() if operation.makes else selected)
+    assert set(edit.clear) <= selected
+    assert set(edit.masks) | ({edit.snapshot} - {None}) == set(operation.makes)
+    assert all(set(masks) == selected for masks in edit.masks.values())
+
+
+@pytest.mark.parametrize("operation", EVERY, ids=lambda op: op.label)
+def test_an_operation_reads_the_stores_that_it_needs_and_no_other(operation: Any) -> None:
+    read: set[str] = set()
+
+    class Noting(dict[str, Values]):
+        def __getitem__(self, name: str) -> Values:
+            read.add(name)
+            return super().__getitem__(name)
+
+    values = trained()
+    applied(operation(replace(view_of(values), stores=Noting(stores()))), values)
+    assert read == set(operation.needs)
+
+
+@pytest.mark.parametrize("operation", EVERY, ids=lambda op: op.label)
 def test_an_operation_gives_the_same_again_whatever_was_drawn_in_between(operation: Any) -> None:
     torch.manual_seed(1)
-    first = after(operation)
+    first = made(operation)
     state = torch.get_rng_state()
     torch.manual_seed(2)
     torch.randn(100)
-    second = after(operation)
+    second = made(operation)
     assert equal(first, second)
     torch.set_rng_state(state)
 
 
-@pytest.mark.parametrize("operation", tiny, ids=lambda op: op.label)
+@pytest.mark.parametrize("operation", EVERY, ids=lambda op: op.label)
 def test_ambient_randomness_is_left_where_it_was(operation: Any) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    after(operation)
+    made(operation)
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("operation", [op for op in tiny if not op.makes], ids=lambda op: op.label)
+@pytest.mark.parametrize("operation", [op for op in EVERY if not op.makes], ids=lambda op: op.label)
 def test_the_order_in_which_tensors_are_asked_for_does_not_matter(operation: Any) -> None:
     values = trained()
     forwards, backwards = operation(view_of(values)), operation(view_of(values))
@@ -410,8 +467,15 @@ def test_labels_say_what_an_operation_does() -> None:
     assert all(operation.label for operation in tiny)
 
 
-def test_every_kind_of_operation_offers_a_tiny_one_of_itself() -> None:
-    makers = {type(operation) for operation in tiny}
-    assert {Forget, ShrinkPerturb, Snapshot} <= makers
-    assert all(fields(operation) for operation in tiny)
+def test_the_laws_are_tried_on_every_kind_of_operation_fill_and_mask() -> None:
+    exported = {getattr(operations, name) for name in operations.__all__}
+    assert {type(operation) for operation in EVERY} == {kind for kind in exported if isinstance(kind, type)}
+    forgets, hints = [operation for operation in EVERY if isinstance(operation, Forget)], get_type_hints(Forget)
+    assert {forget.fill for forget in forgets} == set(get_args(hints["fill"]))
+    assert {forget.kept for forget in forgets} == set(get_args(hints["kept"]))
+    sources = [forget.keep for forget in forgets] + [op.source for op in EVERY if isinstance(op, KeepMask)]
+    assert {type(source) for source in sources} == set(get_args(MaskSource))
+
+
+def test_selections_combine() -> None:
     assert resolve(Both((WEIGHTS, Select(since="head"))), SLOTS) == ("head.weight",)

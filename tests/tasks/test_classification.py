@@ -1,7 +1,7 @@
 """Images to classes: models, starting weights, loss, score."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from llf_ray.config import SettingError, check, from_plain, override, to_plain
 from llf_ray.data import Augment, FashionOnPhotographs, FashionSample, Folder, Mosaic, TimmAugment
@@ -21,6 +22,37 @@ from llf_ray.tasks.classification import tiny
 from llf_ray.tasks.start import starting_weights
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Headless:
+    """A model that gives no class scores."""
+
+    def make(self, num_classes, channels):
+        return nn.Flatten()
+
+    def head(self, network):
+        return ()
+
+
+class LookingNet(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.fc = nn.Linear(784, size)
+
+    def forward(self, images):
+        return self.fc(images.flatten(1)) * (1.0 if images.sum().item() >= 0 else -1.0)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """A model that cannot be followed without values."""
+
+    def make(self, num_classes, channels):
+        return LookingNet(num_classes)
+
+    def head(self, network):
+        return ("fc",)
 
 
 def batch_of(task, role="train", size=8, key=(0, 0, 0)):
@@ -222,14 +254,28 @@ def test_weights_start_from_a_file_or_a_run(tmp_path, kind):
     assert same(starting_weights(start), weights)
 
 
+def test_a_model_that_cannot_take_the_images_is_refused_by_prepare():
+    with pytest.raises(SettingError, match=r"model: TimmModel does not take the data's images \(1 channels, 28 x 28"):
+        replace(tiny, model=TimmModel(name="vit_tiny_patch16_224")).prepare()
+    with pytest.raises(SettingError, match=r"gives \(2, 784\) for two images; \(2, 10\) is needed"):
+        replace(tiny, model=Headless()).prepare()
+    replace(tiny, model=TimmModel(name="vit_tiny_patch16_224", options={"img_size": 28, "patch_size": 7})).prepare()
+
+
+def test_what_needs_values_to_follow_is_tried_with_them():
+    replace(tiny, model=Looking()).prepare()
+
+
 def test_weights_that_do_not_fit_are_listed(tmp_path):
     weights = tiny.build(0).state_dict()
     weights["linear.weight"] = weights.pop("fc.weight")
     weights["conv1.weight"] = torch.zeros(4, 3, 3, 3)
     save_file(weights, tmp_path / "w.safetensors")
     start = FromFile(path=str(tmp_path / "w.safetensors"))
-    with pytest.raises(ValueError, match="does not fit the model") as caught:
+    with pytest.raises(ValueError, match="does not fit the model"):
         replace(tiny, start=start).build(0)
+    with pytest.raises(ValueError, match="does not fit the model") as caught:
+        replace(tiny, start=start).prepare()
     message = str(caught.value)
     assert "w.safetensors" in message
     assert "missing fc.weight" in message

@@ -5,10 +5,12 @@ Run as ``python -m tests.train.ranks FOLDER``; results lie in FOLDER, the tests 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.engine.team import Team
 from llf_ray.engine.zero import ZeroEngine
 from llf_ray.forget.groups import Select
-from llf_ray.forget.masks import Magnitude
-from llf_ray.forget.operations import Forget, Rescale, tiny
+from llf_ray.forget.masks import Magnitude, Saved
+from llf_ray.forget.operations import Forget, KeepMask, Rescale, tiny
 from llf_ray.journal import Tracking
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.seal import Seal
@@ -31,12 +34,13 @@ from llf_ray.train.adviser import STOP_REQUEST, Adviser, total_digest
 from llf_ray.train.boundary import apply_edit, view_of
 from llf_ray.train.folder import create, open_run
 from llf_ray.train.loop import train
-from llf_ray.train.state import Run
+from llf_ray.train.state import Run, Stores, write_store
 from llf_ray.train.worker import Outcome
 from tests.toy import Toy
 
 STAGES = (0, 1, 2, 3)
-SEAL = Seal(generations=3, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_epochs=1, threshold="body")
+# four steps of ascent, all in the warm-up: at a rate below 1 they would hardly show above rounding
+SEAL = Seal(generations=3, epochs=3, ascent_epochs=1, ascent_rate=8.0, warmup_epochs=1, threshold="body")
 LATER = LaterLayer(generations=3, epochs=2, warmup_epochs=1, threshold="body")
 BASE = RunConfig(
     name="toy",
@@ -56,7 +60,16 @@ OPERATIONS = (
     Forget(keep=Magnitude(keep=0.3, scope="global"), fill="uniform"),
     Forget(select=Select(kinds=("statistic",)), fill="initial"),
     Rescale(store="start", select=Select(kinds=("weight",))),
+    KeepMask(store="mask", source=Magnitude(keep=0.7, scope="global")),
+    KeepMask(store="mask", source=Magnitude(keep=0.8, of="start", within="mask")),
+    Forget(keep=Saved(name="mask")),
+    Forget(keep=Saved(name="mask"), kept="store", fill="zero", store="start"),
+    Forget(select=Select(), fill="store", store="start"),
 )
+ENGINES = {
+    **{f"stage {stage}": replace(BASE.engine, stage=stage) for stage in STAGES},
+    "channels last": replace(BASE.engine, channels_last=True),  # at stage 0, where weights are read as they lie
+}
 
 
 def main(folder: Path) -> None:
@@ -102,26 +115,38 @@ def engine_of(config: RunConfig, team: Team) -> ZeroEngine:
 
 
 def digests(folder: Path, team: Team) -> None:
-    """From equal weights, the model's digest after each operation, at every stage."""
+    """From equal weights, the model's digest after each operation and the mask that it keeps, with every engine."""
     found: dict[str, list[str]] = {}
-    for stage in STAGES:
-        config = replace(BASE, engine=replace(BASE.engine, stage=stage), resources=Resources(workers=team.size))
+    for case, settings in ENGINES.items():
+        config = replace(BASE, engine=settings, resources=Resources(workers=team.size))
         prepared = prepare(config)
         engine = engine_of(config, team)
         start = {name: engine.read(name) * 1.5 for name in engine.names}
         for name in engine.buffers:
             engine.write(name, engine.read(name) + 1)  # so that resetting statistics changes something
-        found[str(stage)] = []
+        found[case], stores = [], {"start": start}
         for place, operation in enumerate(OPERATIONS):
             for generation in (1, 2):
-                view = view_of(engine, config, prepared.slots, {"start": start}, f"p/entry/{place}", generation)
-                apply_edit(engine, operation(view), averaged=False)
+                view = view_of(engine, config, prepared.slots, stores, f"p/entry/{place}", generation)
+                edit = operation(view)
+                apply_edit(engine, edit, averaged=False)
+                for name, masks in edit.masks.items():
+                    path = f"masks/{case}-{team.size}-{place}-{generation}"
+                    write_store(folder, path, engine, team, masks)
+                    stores[name] = Stores(folder, {name: path})[name]
             every = team.gather(engine.digest())
-            assert len({digest.copy for digest in every}) == 1, f"{operation.label}: replicas differ at stage {stage}"
-            found[str(stage)].append(f"{total_digest(every):016x}")
+            assert len({digest.copy for digest in every}) == 1, f"{operation.label}: replicas differ, {case}"
+            kept = [content(stores[name]) for name in operation.makes]
+            found[case].append(" ".join([f"{total_digest(every):016x}", *kept]))
         engine.close()
     if team.rank == 0:
         (folder / f"digests-{team.size}.json").write_text(json.dumps(found))
+
+
+def content(masks: Mapping[str, Tensor]) -> str:
+    """Hash of a stored mask: names, shapes and entries."""
+    parts = [f"{name} {tuple(masks[name].shape)}".encode() + masks[name].numpy().tobytes() for name in sorted(masks)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def carry(run: Run, team: Team) -> Outcome:
@@ -197,12 +222,16 @@ def resumes(folder: Path, team: Team) -> None:
     path = folder / "other-stage"
     interrupted(replace(config, engine=replace(config.engine, stage=1)), path, team, 14)
     carry(reopened(path, {"engine.stage": 3}, team), team)
-    interrupted(replace(config, engine=replace(config.engine, stage=3)), folder / "other-workers", team, 14)
+    # dropout is drawn by rank, so only without it can one worker follow the curve of two
+    calm = replace(config, task=Toy(), engine=replace(config.engine, stage=3))
+    carry(started(calm, folder / "whole-calm", team), team)
+    interrupted(calm, folder / "other-workers", team, 14)
 
 
 def resume_alone(folder: Path, team: Team) -> None:
-    """What two ranks left at stage 3, carried on by one at stage 1."""
-    carry(reopened(folder / "other-workers", {"resources.workers": 1, "engine.stage": 1}, team), team)
+    """What two ranks left at stage 3, carried on by one at stage 1, in micro-batches that normalise as theirs did."""
+    settings = {"resources.workers": 1, "engine.stage": 1, "engine.micro_batch": 6}
+    carry(reopened(folder / "other-workers", settings, team), team)
 
 
 if __name__ == "__main__":

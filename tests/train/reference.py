@@ -73,8 +73,12 @@ def late(net: ToyNet) -> list[nn.Parameter]:
     return [*net.body.parameters(), *net.head.parameters()]
 
 
-def seal() -> tuple[list[float], ToyNet]:
-    """Three generations of three epochs; in the last two the stem ascends for one epoch at half the rate."""
+def seal(ascent_rate: float = 8.0) -> tuple[list[float], ToyNet]:
+    """Three generations of three epochs; in the last two the stem ascends for one epoch at ``ascent_rate`` times
+    the rate.
+
+    At 0 the stem stands still in that epoch, at -1 it descends, without decay.
+    """
     net: ToyNet = Toy().build(0)  # type: ignore[assignment]
     losses = []
     for generation in range(3):
@@ -85,7 +89,7 @@ def seal() -> tuple[list[float], ToyNet]:
                 optimizer = sgd(net)
             eta = rate(0.05, step, EPOCH_STEPS, 3 * EPOCH_STEPS)
             optimizer.param_groups[0].update(
-                lr=-0.5 * eta if ascending else eta, weight_decay=0.0 if ascending else 5e-3
+                lr=-ascent_rate * eta if ascending else eta, weight_decay=0.0 if ascending else 5e-3
             )
             optimizer.param_groups[1].update(lr=eta)
             losses.append(gradients(net, images, labels))

@@ -25,11 +25,12 @@ from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import Checkpoints, RunConfig, prepare
 from llf_ray.train.folder import branch_of, create, load_module, open_run
-from llf_ray.train.state import Stores, checkpoints, load_stand, newest, verify
+from llf_ray.train.state import Stand, Stores, checkpoints, load_stand, newest, verify, write_checkpoint
 from tests.local import (
     ADAMW,
     SGD,
     carry,
+    engine_of,
     final,
     journal,
     messages,
@@ -351,7 +352,7 @@ def test_two_holds_hold_what_either_holds(tmp_path: Path) -> None:
 
 def branched(config: RunConfig, origin: Path, generation: int, folder: Path) -> Path:
     prepared = prepare(config)
-    run = create(prepared, folder, branch=branch_of(origin, generation, prepared.plan))
+    run = create(prepared, folder, branch=branch_of(origin, generation, prepared))
     assert open_run(folder) == run
     outcome = carry(run)
     assert outcome.state == "finished", outcome.message
@@ -400,7 +401,7 @@ def test_a_branch_with_other_settings_starts_from_the_same_weights(reference: Pa
 
 def test_a_branch_can_be_stopped_before_it_has_a_checkpoint_and_resumed(reference: Path, tmp_path: Path) -> None:
     prepared = prepare(SMALL)
-    run = create(prepared, tmp_path / "branch", branch=branch_of(reference, 0, prepared.plan))
+    run = create(prepared, tmp_path / "branch", branch=branch_of(reference, 0, prepared))
     assert carry(run, stopping_at(4, kind="phase")).state == "stopped"
     shutil.rmtree(run.folder / "checkpoints")
     assert resumed(run.folder).state == "finished"
@@ -414,9 +415,17 @@ def test_a_branch_does_not_touch_its_parent(reference: Path, tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in origin.rglob("*") if path.is_file()} == before
 
 
+NEIGHBOUR = """
+from farther import FACTOR
+
+
+def doubled(old):
+    return old * FACTOR
+"""
 JOB = """
 from dataclasses import dataclass, replace
 
+from doubled import doubled
 from llf_ray.forget.edit import Edit
 from llf_ray.plan import Length, Phase
 from tests.local import settings
@@ -430,7 +439,7 @@ class Double:
     makes = ()
 
     def __call__(self, view):
-        return Edit(values={"head.bias": lambda old: old * 2})
+        return Edit(values={"head.bias": doubled})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,19 +458,28 @@ config = settings(Doubling())
 
 
 def test_types_that_a_job_file_defines_come_back_with_its_runs(tmp_path: Path) -> None:
-    """In another process, as it were, whether the run is resumed or branched, and the file itself may be gone."""
-    job = tmp_path / "doubling.py"
+    """In another process, as it were, whether the run is resumed or branched.
+
+    The file and the neighbours that it imports may be gone.
+    """
+    job, neighbours = tmp_path / "doubling.py", {"doubled": NEIGHBOUR, "farther": "FACTOR = 2", "unasked": "1 / 0"}
     job.write_text(JOB)
+    for name, text in neighbours.items():
+        (tmp_path / f"{name}.py").write_text(text)
     module = load_module(job)
     run = create(prepare(module.config), tmp_path / "run", job_file=job)
     assert carry(run, stopping_at(5)).state == "stopped"
-    job.unlink()
-    del sys.modules[module.__name__]
+    assert {path.name for path in (run.folder / "job").iterdir()} >= {"doubling.py", "doubled.py", "farther.py"}
+    assert not (run.folder / "job" / "unasked.py").exists()
+    for name in (job.stem, *neighbours):
+        (tmp_path / f"{name}.py").unlink()
+    for name in (module.__name__, "doubled", "farther"):
+        del sys.modules[name]
     assert resumed(run.folder).state == "finished"
     assert [r["operation"] for r in journal(run.folder, "operation")] == ["double the head's bias"]
     del sys.modules[module.__name__]
     longer = settings(pruning(3))
-    assert branch_of(run.folder, 0, prepare(longer).plan)[1] == 4
+    assert branch_of(run.folder, 0, prepare(longer))[1] == 4
 
 
 def test_a_branch_from_a_cut_generation_starts_where_it_was_cut(tmp_path: Path) -> None:
@@ -472,7 +490,7 @@ def test_a_branch_from_a_cut_generation_starts_where_it_was_cut(tmp_path: Path) 
     ]
     origin = whole(settings(phases), tmp_path / "origin")
     prepared = prepare(settings(phases))
-    path, step = branch_of(origin, 0, prepared.plan)
+    path, step = branch_of(origin, 0, prepared)
     assert path.name == "step-00000004"
     assert step == 12, "the branch has its own clock, in which nothing was cut"
 
@@ -489,26 +507,54 @@ def test_a_branch_from_a_cut_generation_starts_where_it_was_cut(tmp_path: Path) 
 def test_a_branch_that_cannot_be_is_refused_in_one_line(
     reference: Path, generation: int, generations: int, said: str
 ) -> None:
-    plan = prepare(replace(SMALL, recipe=replace(SMALL.recipe, generations=generations))).plan  # type: ignore[type-var]
+    prepared = prepare(replace(SMALL, recipe=replace(SMALL.recipe, generations=generations)))  # type: ignore[type-var]
     with pytest.raises(SettingError) as caught:
-        branch_of(reference, generation, plan)
+        branch_of(reference, generation, prepared)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
+def test_a_branch_from_another_model_is_refused_before_anything_starts(reference: Path) -> None:
+    prepared = prepare(SMALL)
+    head = next(slot for slot in prepared.slots if slot.name == "head.weight")
+    slots = tuple(replace(slot, shape=(4, 7)) if slot is head else slot for slot in prepared.slots)
+    with pytest.raises(SettingError, match=r"another model: head.weight: it has shape \(3, 7\), .* has shape \(4, 7\)"):
+        branch_of(reference, 0, replace(prepared, slots=slots))
+    less = tuple(slot for slot in prepared.slots if slot is not head)
+    with pytest.raises(SettingError, match=r"head.weight: it has shape \(3, 7\), this job's model has no such entry"):
+        branch_of(reference, 0, replace(prepared, slots=less))
+
+
+def test_a_checkpoint_that_is_there_and_verifies_is_not_written_again(tmp_path: Path) -> None:
+    """A kill in the middle would leave neither the old folder nor the new one."""
+    run = create(prepare(SMALL), tmp_path / "run")
+    assert carry(run, stopping_at(5)).state == "stopped"
+    path = newest(run.folder / "checkpoints")[0]
+    assert path is not None
+    before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    engine = engine_of(run)
+    engine.load(path)
+    assert write_checkpoint(path.parent, load_stand(path), engine, engine.team, about={}) == path
+    assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
+    (path / "stand.json").write_text("{}")
+    write_checkpoint(path.parent, Stand(step=6), engine, engine.team, about={"optimizer": "sgd"})
+    assert verify(path) is None
+    assert load_stand(path).step == 6
+
+
 def test_a_branch_from_what_was_not_kept_or_is_damaged_is_refused(folder: Path, tmp_path: Path) -> None:
-    plan = prepare(SMALL).plan
+    prepared = prepare(SMALL)
     with pytest.raises(SettingError, match=r"kept no checkpoint at the end of generation 1 \(step 8\); it has step-0"):
-        branch_of(folder, 1, plan)
+        branch_of(folder, 1, prepared)
     flip(piece(folder / "checkpoints" / "step-00000004"))
     with pytest.raises(SettingError, match=r"run 'run': step-00000004: pieces.* is damaged"):
-        branch_of(folder, 0, plan)
+        branch_of(folder, 0, prepared)
     shutil.rmtree(folder / "checkpoints" / "step-00000006")
     (folder / "checkpoints" / "step-00000002" / "stand.json").unlink()
     with pytest.raises(SettingError, match="kept no checkpoint"):
-        branch_of(folder, 2, plan)
+        branch_of(folder, 2, prepared)
     with pytest.raises(SettingError, match="no run at"):
-        branch_of(tmp_path / "nowhere", 0, plan)
+        branch_of(tmp_path / "nowhere", 0, prepared)
 
 
 # ------------------------------------------------------------------------------------------------------- what they hold
@@ -526,5 +572,8 @@ def test_a_checkpoint_holds_weights_moments_averages_and_where_the_run_stands(tm
     assert plain["step"] == outcome.step == 7
     assert (plain["seed"], plain["plan"], plain["digest"]) == (0, run.plan.fingerprint, outcome.digest)
     assert plain["stores"] == {"start": "stores/start-00000000", "m": "stores/m-00000004"}
-    assert plain["applied"] == 3
+    applied = [(item["step"], item["operation"]) for item in plain["applied"]]
+    assert [step for step, _ in applied] == [0, 4, 4]
+    assert all(item["norm_after"] > 0 for item in plain["applied"] if item["entries"])
+    assert [label for _, label in applied] == [record["operation"] for record in journal(run.folder, "operation")]
     assert float(pieces.scalar("count.step", "head.weight")) == 3, "the optimizer was built anew at step 4"

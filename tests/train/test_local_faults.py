@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import llf_ray.train.export as export
 import llf_ray.train.state as state
+from llf_ray.engine.pieces import Pieces
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Select
 from llf_ray.forget.masks import Magnitude
@@ -68,6 +69,22 @@ class Poisoned(Toy):
         return (loss * self.value if CALLS[self.file] > self.after and Path(self.file).exists() else loss), tallies
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bent(Toy):
+    """The toy, with a finite loss whose gradient is not a number at one call."""
+
+    file: str
+    at: int
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tally]]:
+        """The toy's, plus the square root of zero where it bends."""
+        CALLS[self.file] = CALLS.get(self.file, 0) + 1
+        loss, tallies = super().loss(model, batch)
+        if CALLS[self.file] == self.at:
+            loss = loss + (loss - loss.detach()).square().sqrt()
+        return loss, tallies
+
+
 CALLS: dict[str, int] = {}
 
 
@@ -97,6 +114,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_phase(
     found = newest(run.folder / "checkpoints")[0]
     assert found is not None
     assert load_stand(found).step == 6
+
+
+@pytest.mark.parametrize(("at", "kept"), [(4, 2), (12, 10)])
+def test_weights_that_a_step_made_not_finite_are_neither_kept_nor_exported(at: int, kept: int, tmp_path: Path) -> None:
+    """The loss of a step is that of the weights before it, so a checkpoint right behind it must look for itself."""
+    run = create(prepare(replace(SMALL, task=Bent(file=str(tmp_path), at=at))), tmp_path / "run")
+    outcome = carry(run)
+    assert outcome.state == "failed"
+    assert f"weights that are not finite at step {at} (phase" in outcome.message
+    assert f"the weights of step-{kept:08d} are kept" in outcome.message
+    names = [path.name for path in checkpoints(run.folder / "checkpoints")]
+    assert f"step-{at:08d}" not in names
+    for path in checkpoints(run.folder / "checkpoints"):
+        pieces = Pieces(path)
+        assert all(bool(pieces.full("weight", name).isfinite().all()) for name in pieces.names("weight"))
+    assert not (run.folder / "final").exists()
 
 
 def test_a_run_whose_first_loss_is_not_finite_says_that_nothing_was_kept(tmp_path: Path) -> None:

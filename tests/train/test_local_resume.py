@@ -12,6 +12,7 @@ import pytest
 
 from llf_ray.config import SettingError
 from llf_ray.engine.base import EngineSettings
+from llf_ray.engine.local import LocalEngine
 from llf_ray.forget.groups import Either, Select
 from llf_ray.forget.masks import Magnitude, Saved
 from llf_ray.forget.operations import Forget, KeepMask, ShrinkPerturb, Snapshot
@@ -289,6 +290,44 @@ def test_a_run_with_a_persons_cut_resumes_to_the_same_bits(stop: int, tmp_path: 
     assert carry(run, Both).state == "stopped"
     assert resumed(run.folder).state == "finished"
     same_end(run.folder, reference)
+
+
+def test_a_cut_that_is_asked_for_while_a_run_rests_in_mid_phase_crosses_the_whole_boundary(tmp_path: Path) -> None:
+    """The run stopped behind a question that found no boundary at its step: the cut makes one there."""
+    second = Phase(name="q", generation=1, length=Length(epochs=1), entry=(Forget(),), optimizer="rebuild")
+    config = settings([Phase(name="p", generation=0, length=Length(epochs=3)), second])
+    run = create(prepare(config), tmp_path / "run")
+    stopped = carry(run, stopping_at(4))  # the first question inside the phase
+    assert (stopped.state, stopped.step) == ("stopped", 4)
+    (run.folder / CUT_REQUEST).write_text('{"phase": 0}')
+    assert resumed(run.folder).state == "finished"
+    assert [(cut.phase, cut.step) for cut in read_cuts(run.folder)] == [(0, 4)]
+    (operation,) = journal(run.folder, "operation")
+    assert (operation["step"], operation["generation"]) == (4, 1)
+    assert operation["entries"] > 0
+    assert [(record["name"], record["step"]) for record in journal(run.folder, "phase")] == [("p", 0), ("q", 4)]
+
+
+def test_rules_and_masks_are_set_once_a_phase(tmp_path: Path) -> None:
+    """Under ZeRO every mask that is set anew gathers and writes all that it holds."""
+    mask = KeepMask(store="m", source=Magnitude(keep=0.5))
+    phases = [Phase(name="p", generation=g, length=Length(epochs=3), hold=("m",)) for g in range(2)]
+    phases[0] = replace(phases[0], entry=(mask,))
+    calls: list[str] = []
+
+    def watch(engine: LocalEngine) -> None:
+        for name in ("set_rules", "hold_at_zero"):
+            inner = getattr(engine, name)
+
+            def counted(*args: Any, name: str = name, inner: Any = inner) -> None:
+                calls.append(name)
+                inner(*args)
+
+            setattr(engine, name, counted)
+
+    whole(settings(phases), tmp_path / "run", watch=watch)
+    # a boundary lets go of what was held, a phase's first step holds; the last boundary only lets go
+    assert calls == [*(["hold_at_zero", "set_rules", "hold_at_zero"] * 2), "hold_at_zero"]
 
 
 def test_a_cut_on_disk_is_obeyed_by_a_run_that_died_before_it_acted_on_it(tmp_path: Path) -> None:
