@@ -7,8 +7,7 @@ drawing the same numbers into memory that is there already; what is left is comp
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from llf_ray.forget.edit import Change, Edit
 from llf_ray.forget.groups import Select, Slot, fan_in
 from llf_ray.forget.operations import Forget
 from llf_ray.run import Prepared, RunConfig, prepare
+from llf_ray.studies.price import threads
 from llf_ray.train.adviser import Adviser
 from llf_ray.train.boundary import apply_edit, view_of
 from llf_ray.train.folder import create
@@ -91,7 +91,7 @@ def redraw(config: RunConfig, size: Size) -> tuple[dict[str, list[Block]], int]:
         Contender(name=DRAW, run=lambda: [_draw(drawn[slot.name], slot) for slot in slots]),
         Contender(name=DIGEST, run=engine.digest),
     ]
-    with _threads(1):
+    with threads(1):
         blocks = interleave(contenders, rounds=size.rounds, warm_up=1 if size.tiny else 2, wait=_wait(size))
     return blocks, sum(slot.size * 4 for slot in slots)
 
@@ -169,7 +169,7 @@ def shares(size: Size) -> tuple[list[dict[str, Any]], Target]:
     if size.tiny:
         base = replace(base, task=small_task())
     prepared = prepare(base)
-    with tempfile.TemporaryDirectory() as folder, _threads(1):
+    with tempfile.TemporaryDirectory() as folder, threads(1):
         run = create(prepared, Path(folder) / "run")
         engine = _engine(prepared, size)
         outcome = train(run, engine, Adviser(run.folder, run.plan), Team.alone(size.device))
@@ -200,16 +200,6 @@ def _engine(prepared: Prepared, size: Size) -> LocalEngine:
     return LocalEngine(
         config.task.build(config.seed), prepared.groups, config.optim, config.engine, Team.alone(size.device)
     )
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _wait(size: Size) -> Callable[[], object]:

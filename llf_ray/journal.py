@@ -34,10 +34,12 @@ __all__ = [
     "driver_stamp",
     "is_lost",
     "locked",
+    "note",
     "read",
     "read_run",
     "replace_text",
     "run_folders",
+    "state_record",
     "summary",
     "update_run",
 ]
@@ -64,6 +66,19 @@ class Tracking:
         check_number("evaluate_every", self.evaluate_every, low=1)
         if not self.experiment.strip():
             raise SettingError(f"experiment = {self.experiment!r}: a name is needed")
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def note(message: str) -> dict[str, Any]:
+    """A record for people."""
+    return {"kind": "note", "time": time.time(), "message": message}
+
+
+def state_record(state: str, message: str = "") -> dict[str, Any]:
+    """A record of what has become of a run."""
+    return {"kind": "state", "time": time.time(), "state": state, "message": message}
 
 
 # ---------------------------------------------------------------------------------------------------- reading

@@ -81,13 +81,13 @@ def whole(config: RunConfig, folder: Path, **how: Any) -> Path:
     return folder
 
 
-def stopping_at(step: int, *, kind: str = "metrics") -> type[Adviser]:
-    """An adviser that asks for a stop as soon as the journal has seen ``step``."""
+def stopping_at(step: int, *kinds: str) -> type[Adviser]:
+    """An adviser that asks for a stop as soon as the journal has seen ``step``, in a metric or these kinds."""
 
     class Stopping(Adviser):
         def record(self, records: Sequence[Mapping[str, Any]]) -> None:
             super().record(records)
-            if any(r["kind"] == kind and r["step"] >= step for r in records):
+            if any(r["kind"] in (kinds or ("metrics",)) and r["step"] >= step for r in records):
                 (self.folder / STOP_REQUEST).touch()
 
     return Stopping

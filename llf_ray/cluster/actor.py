@@ -18,11 +18,11 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llf_ray.engine.base import Digest
-from llf_ray.journal import read
+from llf_ray.journal import note, read
 from llf_ray.plan import Answer, Observed, Plan
 from llf_ray.train.adviser import Adviser
 
-__all__ = ["RemoteAdvice", "SchedulerActor", "list_spools", "merge_spools", "note", "start_actor"]
+__all__ = ["RemoteAdvice", "SchedulerActor", "list_spools", "merge_spools", "start_actor"]
 
 T = TypeVar("T")
 
@@ -84,11 +84,6 @@ def merge_spools(adviser: Adviser) -> None:
         adviser.record(list(read(path)))
         if not adviser.num_waiting:
             path.unlink()
-
-
-def note(message: str) -> dict[str, Any]:
-    """A journal record for people."""
-    return {"kind": "note", "time": time.time(), "message": message}
 
 
 class RemoteAdvice:

@@ -36,7 +36,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from llf_ray.cluster.actor import SchedulerActor, list_spools, merge_spools, note, start_actor
+from llf_ray.cluster.actor import SchedulerActor, list_spools, merge_spools, start_actor
 from llf_ray.cluster.outcome import ended, read_outcome, step_kept, write_outcome
 from llf_ray.cluster.session import (
     check_room,
@@ -52,7 +52,7 @@ from llf_ray.cluster.worker import ROOM, TOKEN, Work, work
 from llf_ray.config import SettingError, to_plain
 from llf_ray.data.base import ROOT_VARIABLE
 from llf_ray.display import Display
-from llf_ray.journal import Tail, driver_stamp, locked, read_run, update_run
+from llf_ray.journal import Tail, driver_stamp, locked, note, read_run, state_record, update_run
 from llf_ray.run import Resources
 from llf_ray.tracking import Tracker, flat_params
 from llf_ray.train.adviser import STOP_REQUEST, Adviser
@@ -306,7 +306,7 @@ class _Driver:
 
     def _tell(self, run: Run, state: str, message: str = "") -> None:
         """A state in the run's journal."""
-        self._record(run, {"kind": "state", "time": time.time(), "state": state, "message": message})
+        self._record(run, state_record(state, message))
 
     def _record(self, run: Run, record: Mapping[str, Any]) -> None:
         """Into the run's journal, by whoever may write there."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -21,7 +20,7 @@ from llf_ray.cluster.outcome import ended, step_kept, write_outcome
 from llf_ray.config import SettingError
 from llf_ray.engine.team import Team
 from llf_ray.engine.zero import ZeroEngine
-from llf_ray.journal import locked
+from llf_ray.journal import locked, state_record
 from llf_ray.train.adviser import STOP_REQUEST
 from llf_ray.train.loop import train
 from llf_ray.train.state import Run
@@ -119,12 +118,12 @@ def _carry(run: Run, actor: ActorHandle[SchedulerActor], team: Team) -> Outcome:
             outcome = _not_begun(run)
         else:
             if first:
-                advice.record([_state("running")])
+                advice.record([state_record("running")])
             outcome = _train(run, advice, team)
         if first:
             with contextlib.suppress(OSError):  # a full disk: the driver has the outcome from us
                 write_outcome(run.folder, outcome)
-            advice.record([_state(outcome.state, outcome.message)])
+            advice.record([state_record(outcome.state, outcome.message)])
     return outcome
 
 
@@ -146,10 +145,6 @@ def _not_begun(run: Run) -> Outcome:
         step=step,
         message=f"stopped at step {step} of {run.plan.total}, before its turn; nothing is lost",
     )
-
-
-def _state(state: str, message: str = "") -> dict[str, Any]:
-    return {"kind": "state", "time": time.time(), "state": state, "message": message}
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ __all__ = [
     "PATH",
     "ROLES",
     "ROOT_VARIABLE",
+    "RUN_PATH",
     "DataSet",
     "Items",
     "Pixels",
@@ -47,7 +48,8 @@ ROOT_VARIABLE = "LLF_RAY_DATA"  # the folder that relative paths of data start f
 
 Pixels = NDArray[np.uint8]  # an image: (height, width, channels)
 
-PATH = {"path": True}  # metadata of a setting that is a path, see `anchored`
+PATH = {"path": "data"}  # metadata of a setting that is a path below the folder of data, see `anchored`
+RUN_PATH = {"path": "run"}  # of one that is a path from here
 
 T = TypeVar("T")
 _SPLIT = 2  # the word that keeps the split's stream apart from other users of the same seed
@@ -120,8 +122,9 @@ def anchored(settings: T) -> T:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, field.name)
-        if field.metadata.get("path") and value is not None:
-            changes[field.name] = str(located(value))
+        kind = field.metadata.get("path")
+        if kind and value is not None:
+            changes[field.name] = str(located(value) if kind == "data" else Path(value).expanduser().absolute())
         elif dataclasses.is_dataclass(value):
             changes[field.name] = anchored(value)
     return dataclasses.replace(settings, **changes)  # type: ignore[type-var]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["Pieces", "PiecesWriter"]
+__all__ = ["Pieces", "PiecesWriter", "SavedWeights"]
 
 FORMAT = "llf_ray pieces 1"
 _FILE = re.compile(r"pieces-(\d{5})-of-(\d{5})\.safetensors")
@@ -125,6 +125,23 @@ class Pieces:
     def _empty(parts: list[tuple[int, int, Any, str]]) -> Tensor:
         _, _, file, key = parts[0]
         return file.get_slice(key)[0:0].clone()
+
+
+class SavedWeights(Mapping[str, Tensor]):
+    """Full weights and buffers by name, read from pieces when asked for."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._kinds = {name: kind for kind in ("weight", "buffer") for name in pieces.names(kind)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._pieces.full(self._kinds[name], name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
 
 
 def _complete(folder: Path) -> list[Path]:

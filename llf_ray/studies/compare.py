@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llf_ray import figures
+from llf_ray.cluster.outcome import read_outcome
 from llf_ray.config import SettingError, from_plain, override, to_plain, unknown
 from llf_ray.data.base import anchored
 from llf_ray.display import amount, duration
@@ -29,7 +30,7 @@ from llf_ray.plan import Plan, spans
 from llf_ray.run import Comparison, Prepared, RunConfig, prepare
 from llf_ray.studies.show import check_budgets, draw, table_like
 from llf_ray.train.adviser import read_cuts
-from llf_ray.train.folder import OUTCOME, create, keep_job, load_types, module_name, open_run, with_folder
+from llf_ray.train.folder import create, keep_job, load_types, module_name, open_run, with_folder
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
@@ -199,15 +200,7 @@ def _settings(folder: Path) -> Comparison:
 
 def unfinished(folder: Path) -> list[str]:
     """Names of the trainings that have not reached the end of their plan."""
-    return [name for name in read_run(folder)["trainings"] if _outcome(folder / name).get("state") != "finished"]
-
-
-def _outcome(run_folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((run_folder / OUTCOME).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return dict(found)
+    return [name for name in read_run(folder)["trainings"] if _ended(folder / name) != "finished"]
 
 
 # ----------------------------------------------------------------------------------------------------------- carry out
@@ -244,8 +237,13 @@ def carry_out(
         update_run(folder, state=_state(folder), seconds=seconds)
 
 
+def _ended(run_folder: Path) -> str | None:
+    outcome = read_outcome(run_folder)
+    return outcome.state if outcome is not None else None
+
+
 def _state(folder: Path) -> Literal["finished", "failed", "stopped"]:
-    states = {_outcome(folder / name).get("state") for name in read_run(folder)["trainings"]}
+    states = {_ended(folder / name) for name in read_run(folder)["trainings"]}
     return "finished" if states == {"finished"} else "failed" if "failed" in states else "stopped"
 
 
@@ -372,7 +370,7 @@ def _training(run_folder: Path, metric: str) -> Training:
         curve=points,
         validation=points[-1][1] if points and test is not None else None,
         test=test,
-        seconds=_outcome(run_folder).get("seconds", {}),
+        seconds=outcome.seconds if (outcome := read_outcome(run_folder)) else {},
     )
 
 

@@ -27,7 +27,7 @@ from llf_ray.run import Prepared, group_rules
 from llf_ray.studies.show import table_like
 from llf_ray.train.evaluation import SMALLEST
 
-__all__ = ["Price", "price", "report"]
+__all__ = ["Price", "price", "report", "threads"]
 
 STEPS, WARM_UP = 20, 3
 Stage = Literal[0, 1, 2, 3]
@@ -57,7 +57,7 @@ def price(prepared: Prepared) -> Price:
     device = torch.device("cuda" if config.resources.gpus and torch.cuda.is_available() else "cpu")
     micro, accumulation = divide_batch(config.engine, workers)
     alone = replace(config.engine, stage=0, batch=config.engine.batch // workers, micro_batch=micro, accumulation=None)
-    with _threads(config.resources.threads or max(1, int(config.resources.cpus))), torch.random.fork_rng():
+    with threads(config.resources.threads or max(1, int(config.resources.cpus))), torch.random.fork_rng():
         engine = LocalEngine(config.task.build(config.seed), prepared.groups, config.optim, alone, Team.alone(device))
         try:
             return _measure(prepared, engine, micro, accumulation, device)
@@ -143,7 +143,8 @@ def _nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
+    """Inside, torch computes with this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from rich.text import Text
 from torch import Tensor
 
 from llf_ray.config import SettingError, nearest, unknown
-from llf_ray.engine.pieces import Pieces
-from llf_ray.forget.edit import Edit, View
+from llf_ray.engine.pieces import Pieces, SavedWeights
+from llf_ray.forget.edit import Edit
 from llf_ray.forget.groups import Slot
 from llf_ray.run import Prepared
 from llf_ray.studies.show import Deed, deeds, table_like
 from llf_ray.tasks.start import FromFile, starting_weights
+from llf_ray.train.boundary import view_of
 from llf_ray.train.state import STAND, Stores, load_stand, newest, verify
 
 __all__ = ["Change", "Saved", "open_weights", "report", "try_operations"]
@@ -42,25 +43,6 @@ class Saved:
     where: str
     values: Mapping[str, Tensor]
     stores: Mapping[str, Mapping[str, Tensor]]
-
-
-class _FromPieces(Mapping[str, Tensor]):
-    """Full values from a checkpoint's pieces."""
-
-    def __init__(self, pieces: Pieces) -> None:
-        self._pieces = pieces
-        self._kinds = {
-            name: kind for kind in ("weight", "buffer") if kind in pieces.kinds() for name in pieces.names(kind)
-        }
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._pieces.full(self._kinds[name], name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._kinds)
-
-    def __len__(self) -> int:
-        return len(self._kinds)
 
 
 def open_weights(path: Path, slots: Sequence[Slot]) -> Saved:
@@ -98,7 +80,7 @@ def _open_folder(path: Path) -> Saved:
         raise SettingError(f"checkpoint {problem}")
     return Saved(
         where=str(folder),
-        values=_FromPieces(Pieces(folder)),
+        values=SavedWeights(Pieces(folder)),
         stores=Stores(folder.parent.parent, load_stand(folder).stores),
     )
 
@@ -135,7 +117,9 @@ def try_operations(prepared: Prepared, saved: Saved, number: int | None = None) 
         wanted = number is None or deed.number == number
         if not wanted and not deed.operation.makes:
             continue
-        edit = deed.operation(_view(prepared, saved, stores, deed))
+        edit = deed.operation(
+            view_of(saved.values, prepared.config, prepared.slots, stores, deed.key, deed.places[0][0])
+        )
         if edit.snapshot is not None:
             stores.setdefault(edit.snapshot, saved.values)
         for name, masks in edit.masks.items():
@@ -143,23 +127,6 @@ def try_operations(prepared: Prepared, saved: Saved, number: int | None = None) 
         if wanted:
             result.append((deed, _changes(edit, saved)))
     return result
-
-
-def _view(prepared: Prepared, saved: Saved, stores: Mapping[str, Mapping[str, Tensor]], deed: Deed) -> View:
-    config = prepared.config
-
-    def fresh(seed: int) -> Mapping[str, Tensor]:
-        return config.task.initial(seed).state_dict()
-
-    return View(
-        slots=prepared.slots,
-        values=saved.values,
-        fresh=fresh,
-        stores=stores,
-        seed=config.seed,
-        key=deed.key,
-        generation=deed.places[0][0],
-    )
 
 
 def _changes(edit: Edit, saved: Saved) -> list[Change]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llf_ray.config import nearest
-from llf_ray.data.base import PATH, found, located
+from llf_ray.data.base import PATH, RUN_PATH, found, located
 
 __all__ = ["Fresh", "FromFile", "FromRun", "Pretrained", "Start", "fitting", "load_into", "starting_weights"]
 
@@ -46,9 +46,9 @@ class FromFile:
 
 @dataclass(frozen=True, kw_only=True)
 class FromRun:
-    """The final weights of another run of this project, by its folder."""
+    """The final weights of another run of this project, by its folder (from the working directory)."""
 
-    run: str = field(metadata=PATH)
+    run: str = field(metadata=RUN_PATH)
     head: Head = "same"
 
 
@@ -60,7 +60,10 @@ def weights_file(start: Start) -> Path | None:
     if isinstance(start, FromFile):
         return found(located(start.path), "a file of weights (.safetensors, .pt, .pth)")
     if isinstance(start, FromRun):
-        return found(located(start.run) / "final" / "model.safetensors", "the final weights of a finished run")
+        return found(
+            Path(start.run).expanduser().absolute() / "final" / "model.safetensors",
+            "the final weights of a finished run",
+        )
     return None
 
 

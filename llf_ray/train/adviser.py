@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from llf_ray.engine.base import Digest
-from llf_ray.journal import Journal, read
+from llf_ray.journal import Journal, note, read
 from llf_ray.plan import Answer, Cut, Observed, Plan, Schedule
 
 __all__ = ["Advice", "Adviser", "ReplicasDiffer", "read_cuts", "total_digest"]
@@ -87,7 +86,7 @@ class Adviser:
             wanted = int(json.loads(request.read_text())["phase"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             request.unlink(missing_ok=True)
-            self._note(f"{CUT_REQUEST} cannot be read ({type(error).__name__}: {error}) and is dropped")
+            self.record([note(f"{CUT_REQUEST} cannot be read ({type(error).__name__}: {error}) and is dropped")])
             return False
         if wanted < here:
             request.unlink(missing_ok=True)
@@ -111,14 +110,11 @@ class Adviser:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, end)  # lest it be read back later
-            self._note(f"phase {cut.phase} does not end at step {cut.step}: the cut cannot be kept ({error})")
+            self.record([note(f"phase {cut.phase} does not end at step {cut.step}: the cut cannot be kept ({error})")])
             return False
         self.schedule.cuts.append(cut)
-        self._note(f"phase {cut.phase} ends at step {cut.step}: {cut.why}")
+        self.record([note(f"phase {cut.phase} ends at step {cut.step}: {cut.why}")])
         return True
-
-    def _note(self, message: str) -> None:
-        self.record([{"kind": "note", "time": time.time(), "message": message}])
 
     def record(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append to the journal; what cannot be written (a full disk) waits for the next call and is never dropped."""

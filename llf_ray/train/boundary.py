@@ -42,14 +42,14 @@ class _Values(Mapping[str, Tensor]):
 
 
 def view_of(
-    engine: Engine,
+    values: Engine | Mapping[str, Tensor],
     config: RunConfig,
     slots: Sequence[Slot],
     stores: Mapping[str, Mapping[str, Tensor]],
     key: str,
     generation: int,
 ) -> View:
-    """What an operation sees of a running engine."""
+    """What an operation sees of a running engine, or of saved weights by name."""
 
     def fresh(seed: int) -> Mapping[str, Tensor]:
         # a new draw is an initialisation, also where the run started from pretrained weights
@@ -57,7 +57,7 @@ def view_of(
 
     return View(
         slots=slots,
-        values=_Values(engine),
+        values=values if isinstance(values, Mapping) else _Values(values),
         fresh=fresh,
         stores=stores,
         seed=config.seed,

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llf_ray.engine.base import Engine
-from llf_ray.engine.pieces import Pieces
+from llf_ray.engine.pieces import Pieces, SavedWeights
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Group, Slot
 from llf_ray.journal import replace_text
@@ -283,7 +283,7 @@ class Stores(Mapping[str, Mapping[str, Tensor]]):
         if name not in self._open:
             folder = self._folder / self._paths[name]
             masks = folder / "masks.safetensors"
-            self._open[name] = _Masks(masks) if masks.exists() else _Snapshot(Pieces(folder))
+            self._open[name] = _Masks(masks) if masks.exists() else SavedWeights(Pieces(folder))
         return self._open[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -308,21 +308,6 @@ class _Masks(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._file.keys()  # noqa: SIM118 (not a mapping)
-
-
-class _Snapshot(Mapping[str, Tensor]):
-    def __init__(self, pieces: Pieces) -> None:
-        self._pieces = pieces
-        self._kinds = {name: kind for kind in ("weight", "buffer") for name in pieces.names(kind)}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._pieces.full(self._kinds[name], name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._kinds)
-
-    def __len__(self) -> int:
-        return len(self._kinds)
 
 
 def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:

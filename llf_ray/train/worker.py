@@ -18,7 +18,7 @@ from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
 from llf_ray.engine.team import Team
 from llf_ray.forget.draw import key_of
-from llf_ray.journal import read_run
+from llf_ray.journal import note, read_run
 from llf_ray.plan import Answer, Phase, Plan, Position, is_named, locate, rates, spans
 from llf_ray.run import group_labels, group_rules
 from llf_ray.tasks.base import Role, Tally
@@ -86,13 +86,13 @@ class Worker:
         """The newest checkpoint of the run that verifies; else the branch's; else the beginning."""
         self.clock.now("restore")
         found, wrong = self.team.share(newest(self.checkpoints) if self.team.rank == 0 else None)
-        self.record([_note(f"passed over checkpoint {problem}") for problem in wrong])
+        self.record([note(f"passed over checkpoint {problem}") for problem in wrong])
         if self.team.rank == 0:
             set_aside(self.checkpoints, len(wrong))
         if found is not None:
             self.engine.load(found)
             stand = load_stand(found)
-            self.record([_note(f"resumed at step {stand.step} from {found.name} on {self.team.size} worker(s)")])
+            self.record([note(f"resumed at step {stand.step} from {found.name} on {self.team.size} worker(s)")])
             return stand
         if self.run.branch is not None:
             # moments of another optimizer mean something else: a branch that changes it starts with none
@@ -100,7 +100,7 @@ class Worker:
             self.engine.load(self.run.branch, moments=same)
             parent = load_stand(self.run.branch)
             fresh = "" if same else ", with a fresh optimizer"
-            self.record([_note(f"branched at step {self.run.branch_step} from {self.run.branch}{fresh}")])
+            self.record([note(f"branched at step {self.run.branch_step} from {self.run.branch}{fresh}")])
             return replace(
                 parent,
                 step=self.run.branch_step,
@@ -372,7 +372,7 @@ class Worker:
             folder = write_checkpoint(self.checkpoints, stand, self.engine, self.team, about=about)
         except OSError as error:
             self.record(
-                [_note(f"no checkpoint at step {stand.step}: {error}; training goes on, the one before is kept")]
+                [note(f"no checkpoint at step {stand.step}: {error}; training goes on, the one before is kept")]
             )
             if must:
                 raise Hopeless(
@@ -477,10 +477,6 @@ def _seed_layers(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-
-
-def _note(message: str) -> dict[str, Any]:
-    return {"kind": "note", "time": time.time(), "message": message}
 
 
 def _phase_record(plan: Plan, position: Position) -> dict[str, Any]:

@@ -30,12 +30,13 @@ from llf_ray.journal import Tracking
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
-from llf_ray.train.adviser import STOP_REQUEST, Adviser, total_digest
+from llf_ray.train.adviser import Adviser, total_digest
 from llf_ray.train.boundary import apply_edit, view_of
 from llf_ray.train.folder import create, open_run
 from llf_ray.train.loop import train
 from llf_ray.train.state import Run, Stores, write_store
 from llf_ray.train.worker import Outcome
+from tests.local import stopping_at
 from tests.toy import Toy
 
 STAGES = (0, 1, 2, 3)
@@ -173,23 +174,13 @@ def references(folder: Path, team: Team) -> None:
             carry(started(settings, folder / f"{name}-z{stage}", team), team)
 
 
-def stopping_at(step: int) -> type[Adviser]:
-    """An adviser that asks for a stop as soon as the journal has seen ``step``."""
-
-    class Stopping(Adviser):
-        def record(self, records: Any) -> None:
-            super().record(records)
-            if any(r["kind"] in ("metrics", "operation") and r["step"] >= step for r in records):
-                (self.folder / STOP_REQUEST).touch()
-
-    return Stopping
-
-
 def interrupted(config: RunConfig, folder: Path, team: Team, step: int) -> Outcome:
     """Train until a stop is seen after ``step``."""
     run = started(config, folder, team)
     engine = ZeroEngine(config.task.build(config.seed), run.groups, config.optim, config.engine, team)
-    outcome = train(run, engine, stopping_at(step)(run.folder, run.plan) if team.rank == 0 else None, team)  # type: ignore[arg-type]
+    outcome = train(
+        run, engine, stopping_at(step, "metrics", "operation")(run.folder, run.plan) if team.rank == 0 else None, team
+    )  # type: ignore[arg-type]
     engine.close()
     team.barrier()
     return outcome

@@ -402,7 +402,7 @@ def test_a_branch_with_other_settings_starts_from_the_same_weights(reference: Pa
 def test_a_branch_can_be_stopped_before_it_has_a_checkpoint_and_resumed(reference: Path, tmp_path: Path) -> None:
     prepared = prepare(SMALL)
     run = create(prepared, tmp_path / "branch", branch=branch_of(reference, 0, prepared))
-    assert carry(run, stopping_at(4, kind="phase")).state == "stopped"
+    assert carry(run, stopping_at(4, "phase")).state == "stopped"
     shutil.rmtree(run.folder / "checkpoints")
     assert resumed(run.folder).state == "finished"
     assert same_bits(final(run.folder), final(reference))
