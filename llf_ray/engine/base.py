@@ -136,14 +136,14 @@ class GroupRule:
 
 @dataclass(frozen=True)
 class Digest:
-    """64-bit sums over entries: ``shard`` of what this rank owns, ``copy`` of what it holds in full.
+    """64-bit sums over entries: ``shard`` of what this rank owns, ``copy`` of what every rank holds in full.
 
     Shards of all ranks add up, modulo 2^64, to the model's, which compares between runs. Replicas must have equal
-    copies; under ZeRO-3 no rank holds one.
+    copies; under ZeRO-3 these are buffers and the small parameters that are never taken apart.
     """
 
     shard: int
-    copy: int | None
+    copy: int
 
 
 @runtime_checkable

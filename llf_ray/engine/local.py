@@ -104,6 +104,9 @@ class LocalEngine(ShardedEngine):
     def _copy_parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
         yield 0, self._parameters[name].data.reshape(-1)
 
+    def _replica(self, name: str) -> Tensor | None:
+        return self._parameters[name].data
+
     def _full_copy(self, name: str) -> Tensor | None:
         return self._masters[name].detach()
 

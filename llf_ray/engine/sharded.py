@@ -29,7 +29,7 @@ from llf_ray.engine.pieces import Pieces, PiecesWriter
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Group
 
-__all__ = ["Shard", "ShardedEngine", "Slab", "named_buffers", "prepare"]
+__all__ = ["Shard", "ShardedEngine", "Slab", "named_buffers", "prepare", "same_bits"]
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,10 @@ class ShardedEngine(ABC):
     @abstractmethod
     def _copy_parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """What this rank holds of the module's copy: (flat start, 1-D entries)."""
+
+    @abstractmethod
+    def _replica(self, name: str) -> Tensor | None:
+        """The module's copy where every rank has all of it; None where ranks have parts."""
 
     @abstractmethod
     def _full_copy(self, name: str) -> Tensor | None:
@@ -455,16 +459,9 @@ class ShardedEngine(ABC):
             return Digest(shard=whole if self.team.rank == 0 else 0, copy=whole)
         if self.team.rank == 0:
             shard += buffers
-        held_in_full = all(self._holds_in_full(name) for name in self.names)
-        copy = (
-            sum(digest_of(name, start, part) for name in self.names for start, part in self._copy_parts(name))
-            if held_in_full
-            else None
-        )
-        return Digest(shard=shard % MODULUS, copy=None if copy is None else (copy + buffers) % MODULUS)
-
-    def _holds_in_full(self, name: str) -> bool:
-        return sum(part.numel() for _, part in self._copy_parts(name)) == math.prod(self._shapes[name])
+        replicas = ((name, self._replica(name)) for name in self.names)
+        copy = sum(digest_of(name, 0, value.reshape(-1)) for name, value in replicas if value is not None)
+        return Digest(shard=shard % MODULUS, copy=(copy + buffers) % MODULUS)
 
     @torch.no_grad()
     def is_finite(self) -> bool:
@@ -480,7 +477,7 @@ class ShardedEngine(ABC):
             for shard in slab.shards:
                 for start, part in self._copy_parts(shard.name):
                     found = part[shard.start - start : shard.start - start + shard.length]
-                    if not torch.equal(_bits(shard.of(slab.tensor).to(part.dtype)), _bits(found)):
+                    if not same_bits(shard.of(slab.tensor).to(part.dtype), found):
                         raise RuntimeError(
                             f"{shard.name}: the module computes with other weights than the optimizer keeps"
                         )
@@ -674,8 +671,10 @@ def _furthest(pieces: Pieces, name: str) -> float:
     return float(pieces.scalar("count.step", name)) if name in pieces.names("count.step") else 0.0
 
 
-def _bits(values: Tensor) -> Tensor:
-    return values.view(torch.int32 if values.dtype == torch.float32 else torch.int16)
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one floating type are equal bit for bit, NaN and the sign of zero included."""
+    kind = torch.int32 if one.dtype == torch.float32 else torch.int16
+    return torch.equal(one.view(kind), other.view(kind))
 
 
 def _swap(one: Tensor, other: Tensor) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from llf_ray.engine.base import Batch, EngineSettings, Loss, Optim, divide_batch
 from llf_ray.engine.direct import make_optimizer
 from llf_ray.engine.precision import adapt
-from llf_ray.engine.sharded import Shard, ShardedEngine, Slab, prepare
+from llf_ray.engine.sharded import Shard, ShardedEngine, Slab, prepare, same_bits
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Group
 
@@ -163,6 +163,24 @@ class ZeroEngine(ShardedEngine):
             return
         start, length = _share(parameter, self.team.rank)
         yield start, parameter.ds_tensor.data.reshape(-1)[:length]
+
+    def _replica(self, name: str) -> Tensor | None:
+        parameter: Any = self._parameters[name]
+        if self.settings.stage == 3 and not (parameter.ds_persist and parameter.ds_status.name == "AVAILABLE"):
+            return None
+        value: Tensor = parameter.data
+        return value
+
+    def verify(self) -> None:
+        """As every engine; at stage 3 also what each rank keeps whole, against its part."""
+        super().verify()
+        for name in self.names if self.settings.stage == 3 else ():
+            whole = self._replica(name)
+            if whole is None:
+                continue
+            for start, part in self._copy_parts(name):
+                if not same_bits(whole.reshape(-1)[start : start + part.numel()], part):
+                    raise RuntimeError(f"{name}: the module computes with other weights than the ranks keep")
 
     def _full_copy(self, name: str) -> Tensor | None:
         exact = self.settings.stage < 3 and self.settings.precision == "fp32"

@@ -140,9 +140,7 @@ class Adviser:
         copies = [digest.copy for digest in digests]
         odd = [rank for rank, copy in enumerate(copies) if copy != copies[0]]
         if odd:
-            seen = ", ".join(
-                f"rank {rank}: {copy if copy is None else f'{copy:016x}'}" for rank, copy in enumerate(copies)
-            )
+            seen = ", ".join(f"rank {rank}: {copy:016x}" for rank, copy in enumerate(copies))
             raise ReplicasDiffer(
                 f"step {step}: workers hold different weights ({seen}); rank(s) {odd} differ from rank 0"
             )
