@@ -7,6 +7,7 @@ drawing the same numbers into memory that is there already; what is left is comp
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from llf_ray.train.adviser import Adviser
 from llf_ray.train.boundary import apply_edit, view_of
 from llf_ray.train.folder import create
 from llf_ray.train.loop import train
+from llf_ray.train.state import Run
 
 __all__ = ["measure", "shares"]
 
@@ -38,6 +40,7 @@ EVERYTHING = Forget(select=Select(kinds=("weight", "bias"), name="all weights"))
 APPLY, AT_HAND, FORGET = "redraw all weights", "the same, values at hand", "the same, momentum forgotten too"
 COPY, NEW, DRAW, DIGEST = "copy", "copy to new memory", "random generator", "digest"
 COPIES, SHARE = 3.0, 0.01
+WARM_UP, CALLS = 5, 50  # questions to the scheduler actor
 
 
 def measure(size: Size) -> Report:
@@ -56,7 +59,7 @@ def measure(size: Size) -> Report:
         rows=[*rows, *rows_of_shares],
         targets=[*targets, target],
         notes=[
-            "one process, one thread, local engine; Ray's part of a question (one call of an actor) is not in it",
+            "one process, one thread, local engine; a question goes through a real scheduler actor if there is Ray",
             "copies: time (CPU; on a GPU the clock) over that of the copy; of a redraw, less the generator's own",
             "ratios of the redraw are of CPU time, on a GPU of time by the clock; the generator is always the CPU's",
             "'values at hand' applies values that were drawn before: read, compare, write, record",
@@ -174,11 +177,12 @@ def shares(size: Size) -> tuple[list[dict[str, Any]], Target]:
         engine = _engine(prepared, size)
         outcome = train(run, engine, Adviser(run.folder, run.plan), Team.alone(size.device))
         engine.close()
+        call = None if size.tiny else _actor_call(run)
     assert outcome.state == "finished", outcome
     seconds = dict(outcome.seconds)
     epochs, default_epochs = recipe.generations * recipe.epochs, later_layer.epochs
     boundaries = recipe.generations + 1  # a plan's first phase and its end have one, too
-    at_boundary, asking = seconds["boundary"] / boundaries, seconds["ask"] / epochs
+    at_boundary, asking = seconds["boundary"] / boundaries, seconds["ask"] / epochs + (call or 0.0)
     epoch = (sum(seconds.values()) - seconds["boundary"] - seconds["ask"] - seconds.get("start", 0.0)) / epochs
     ours = at_boundary + asking * default_epochs
     share = ours / (ours + epoch * default_epochs)
@@ -186,13 +190,30 @@ def shares(size: Size) -> tuple[list[dict[str, Any]], Target]:
         {"case": "default job", "what": what, "ms": 1e3 * value}
         for what, value in (
             ("a boundary (operations, digest, proof)", at_boundary),
-            ("a question", asking),
+            ("a question" + (" through Ray" if call else ""), asking),
             ("steps of an epoch", seconds["steps"] / epochs),
             ("an epoch with evaluation and checkpoints", epoch),
         )
     ]
     what = f"default job: questions and boundaries as a share of a generation of {default_epochs:g} epochs"
     return rows, Target(what=what, limit=SHARE, least=False, found=Ratio(share, share, share))
+
+
+def _actor_call(run: Run) -> float | None:
+    """Seconds of a question to the scheduler actor, there and back; None where Ray is not installed."""
+    try:
+        from llf_ray.cluster.actor import RemoteAdvice, start_actor
+        from llf_ray.cluster.session import ray_session
+    except ImportError:
+        return None
+    with ray_session(run.config.resources):
+        advice = RemoteAdvice(start_actor({str(run.folder): run.plan}), run.folder, run.plan)
+        begun = 0.0
+        for call in range(WARM_UP + CALLS):
+            if call == WARM_UP:
+                begun = time.perf_counter()
+            advice.at(0, None)
+        return (time.perf_counter() - begun) / CALLS
 
 
 def _engine(prepared: Prepared, size: Size) -> LocalEngine:
