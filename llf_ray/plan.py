@@ -439,11 +439,14 @@ def check_plan(plan: Plan) -> None:
         for operation in phase.entry:
             _check_stores(operation, made, where)
         for name in phase.hold:
-            _check_store(name, "masks", made, f"{where}: hold")
+            _check_store(name, ("masks",), made, f"{where}: hold")
         if phase.objective.teacher:
-            _check_store(phase.objective.teacher, "weights", made, f"{where}: objective {phase.objective.kind!r}")
+            kind = phase.objective.kind
+            # a network is imitated as it was, or what it once said
+            teachers = ("weights", "data") if kind == "imitate" else ("weights",)
+            _check_store(phase.objective.teacher, teachers, made, f"{where}: objective {kind!r}")
         if phase.data.source != "task":
-            _check_store(phase.data.source, "data", made, f"{where}: training")
+            _check_store(phase.data.source, ("data",), made, f"{where}: training")
         for operation in phase.exit:
             _check_stores(operation, made, where)
 
@@ -451,16 +454,16 @@ def check_plan(plan: Plan) -> None:
 def _check_stores(operation: Operation, made: dict[str, str], where: str) -> None:
     masks = getattr(operation, "needs_masks", ())
     for name in getattr(operation, "needs", ()):
-        _check_store(name, "masks" if name in masks else "weights", made, f"{where}: {operation.label!r}")
+        _check_store(name, ("masks",) if name in masks else ("weights",), made, f"{where}: {operation.label!r}")
     made.update(dict.fromkeys(getattr(operation, "makes", ()), getattr(operation, "kind", "weights")))
 
 
-def _check_store(name: str, wanted: str, made: Mapping[str, str], user: str) -> None:
+def _check_store(name: str, wanted: Sequence[str], made: Mapping[str, str], user: str) -> None:
     known = ", ".join(f"{store!r} ({kind})" for store, kind in sorted(made.items())) or "none"
     if name not in made:
         raise SettingError(f"{user} needs store {name!r}, which no operation before it makes (made: {known})")
-    if made[name] != wanted:
-        raise SettingError(f"{user} needs {wanted}, and store {name!r} holds {made[name]} (made: {known})")
+    if made[name] not in wanted:
+        raise SettingError(f"{user} needs {' or '.join(wanted)}, and store {name!r} holds {made[name]} (made: {known})")
 
 
 def spans(plan: Plan, cuts: Sequence[Cut] = ()) -> list[tuple[int, int]]:

@@ -21,17 +21,18 @@ def train(run: Run, engine: Engine, adviser: Advice, team: Team) -> Outcome:
     try:
         stand = worker.restore()
         while True:
-            answer, stand = worker.ask(stand)  # rank 0 asks, every rank hears the same
-            if not stand.crossed:
+            answer, stand, stop = worker.ask(stand)  # rank 0 asks, every rank hears the same
+            if answer.boundary and not stand.crossed:
                 stand = worker.cross(answer, stand)
+                stop = worker.stop_asked()  # operations may take long
             if answer.position.finished:
                 return worker.finish(answer, stand)
-            if worker.stop_asked():  # here a checkpoint lies between the operations and their first step
+            if stop:  # here a checkpoint lies between the operations and their first step
                 return worker.stop(stand, answer.position)
             worker.begin(answer, stand)
-            stand, stopped = worker.learn(answer, stand)
-            if stopped:
+            stand, stop, due = worker.learn(answer, stand)
+            if stop:
                 return worker.stop(stand, answer.position)
-            worker.measure_and_keep(answer.position, stand)
+            worker.measure_and_keep(answer.position, stand, due=due)
     except Hopeless as error:
         return worker.fail(error)

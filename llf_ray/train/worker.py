@@ -121,24 +121,27 @@ class Worker:
         if self.team.rank == 0 and records:
             self.adviser.record(records)
 
-    def ask(self, stand: Stand) -> tuple[Answer, Stand]:
-        """Rank 0 asks, all ranks hear the same answer; the window of observations starts anew."""
+    def ask(self, stand: Stand) -> tuple[Answer, Stand, bool]:
+        """Rank 0 asks, all ranks hear the same answer and whether somebody asked for a stop; the window of
+        observations starts anew.
+        """
         self.clock.now("ask")
-        answer = self.team.share(self.adviser.at(stand.step, stand.observed()) if self.team.rank == 0 else None)
-        if not is_named(self.plan, answer.position):  # resumed in between: the window goes on
-            return answer, stand
-        return answer, stand.after_question(new_phase=answer.position.start == stand.step)
+        first = self.team.rank == 0
+        answer, stop = self.team.share(
+            (self.adviser.at(stand.step, stand.observed()), self._stop_file()) if first else None
+        )
+        if is_named(self.plan, answer.position):  # resumed in between: the window goes on
+            stand = stand.after_question(new_phase=answer.position.start == stand.step)
+        return answer, stand, stop
 
     def cross(self, answer: Answer, stand: Stand) -> Stand:
         """Apply the operations at this step, then prove that all ranks hold the same weights.
 
-        Without a boundary nothing is crossed: a run that is stopped here may find that somebody ended its phase.
+        Only at a boundary: a run that is stopped elsewhere has crossed nothing, and may find that its phase was ended.
         """
-        if not answer.boundary:
-            return stand
         if any(cut.step == stand.step for cut in answer.cuts):  # the phase ended with this answer
             ended = locate(self.plan, stand.step - 1, answer.cuts)
-            self.measure_and_keep(replace(ended, stop=stand.step), stand)
+            self.measure_and_keep(replace(ended, stop=stand.step), stand, due=True)
         self.clock.now("boundary")
         self.begun = None
         try:
@@ -192,12 +195,15 @@ class Worker:
             live |= {name: masks[name] & live[name] if name in live else masks[name] for name in masks}
         self.engine.hold_at_zero(live)
 
-    def learn(self, answer: Answer, stand: Stand) -> tuple[Stand, bool]:
-        """Optimizer steps up to the next question, with a pulse every few steps; whether the run was asked to stop."""
+    def learn(self, answer: Answer, stand: Stand) -> tuple[Stand, bool, bool]:
+        """Optimizer steps up to the next question, with a pulse every few steps; whether the run is to stop in between,
+        and whether a checkpoint is due behind them.
+        """
         self.clock.now("steps")
         every = self.config.tracking.log_every
         batches = self.config.task.batches("train", self._draws(answer.position, answer.until), self.team.device)
         window = Window(self.engine.module)
+        keep = False
         for step in range(stand.step, answer.until):
             position = replace(answer.position, step=step)
             value = rates(self.plan, position)
@@ -217,11 +223,11 @@ class Worker:
             if asking:
                 break  # scores come before what is kept here and before a stop, so that neither loses them
             if stop:
-                return stand, True
+                return stand, True, keep
             if keep:
                 self.keep(stand)
                 self.clock.now("steps")
-        return stand, False
+        return stand, False, keep
 
     def _micro_batches(self, batches: Iterator[Any], step: int) -> Iterator[Any]:
         """This step's micro-batches, each with dropout and drop-path keyed by (seed, step, place, rank)."""
@@ -316,13 +322,13 @@ class Worker:
 
     # ----------------------------------------------------------------------------------------------- measuring, keeping
 
-    def measure_and_keep(self, position: Position, stand: Stand) -> None:
+    def measure_and_keep(self, position: Position, stand: Stand, *, due: bool) -> None:
         """Validation every few epochs and at phase ends; a checkpoint at phase ends and where one is due."""
         every = self.config.tracking.evaluate_every * self.plan.ask_every
         ended = stand.step == position.stop
         if (ended or (stand.step - position.generation_start) % every == 0) and stand.step < position.total:
             self.score("validation", stand.step, position)
-        if ended or self.team.share(self._due(stand.step) if self.team.rank == 0 else None):
+        if ended or due:
             self.keep(stand)  # before the operations of this boundary: what a branch starts from
 
     def _counted(self, step: int) -> bool:
