@@ -104,10 +104,14 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """A stretch of training, in epochs of the phase's own data or in optimizer steps."""
+    """A stretch of training, in epochs or in optimizer steps.
+
+    Epochs are those of the phase's own data or, as a phase's length, with ``of="task"`` of the whole training part.
+    """
 
     epochs: float | None = None
     steps: int | None = None
+    of: Literal["phase", "task"] = "phase"
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -391,7 +395,7 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
         epoch_steps.append(per_epoch)
     plan = Plan(
         phases=tuple(phases),
-        steps=_in_steps(phases, epoch_steps),
+        steps=_in_steps(phases, epoch_steps, num_items // batch),
         epoch_steps=tuple(epoch_steps),
         ask_every=max(epoch_steps, default=1),
     )
@@ -399,11 +403,12 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
     return plan
 
 
-def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int]) -> tuple[int, ...]:
+def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -> tuple[int, ...]:
     """Ends are rounded, not lengths: parts of an epoch add up to one budget, however a plan divides it."""
     steps, exact, reached = [], 0.0, 0
     for phase, per_epoch in zip(phases, epoch_steps, strict=True):
         length = phase.length
+        per_epoch = whole if length.of == "task" else per_epoch
         exact += length.steps if length.steps is not None else (length.epochs or 0.0) * per_epoch
         stop = math.floor(exact + 0.5 + 1e-6)
         if length.epochs and stop == reached:

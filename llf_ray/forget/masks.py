@@ -15,7 +15,7 @@ from llf_ray.forget.draw import generator
 from llf_ray.forget.edit import View
 from llf_ray.forget.groups import Slot
 
-__all__ = ["Bernoulli", "Everything", "KernelBlock", "Magnitude", "MaskSource", "Nothing", "Saved"]
+__all__ = ["Bernoulli", "Everything", "KernelBlock", "Magnitude", "MaskSource", "Nothing", "Saved", "Shuffled"]
 
 
 @dataclass(frozen=True)
@@ -198,4 +198,39 @@ class Saved:
         }
 
 
-MaskSource = Everything | Nothing | Bernoulli | KernelBlock | Magnitude | Saved
+@dataclass(frozen=True, kw_only=True)
+class Shuffled:
+    """A stored mask, the entries of each tensor in a random order: as many are live, at other places.
+
+    The control of Frankle & Carbin 2019 for what the places of a mask are worth.
+    """
+
+    name: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The store."""
+        return (self.name,)
+
+    @property
+    def needs_masks(self) -> tuple[str, ...]:
+        """The store."""
+        return (self.name,)
+
+    @property
+    def label(self) -> str:
+        """Short name."""
+        return f"mask {self.name}, shuffled"
+
+    def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
+        """Permutations, keyed by parameter; a parameter that the store does not hold is kept whole."""
+        stored = Saved(name=self.name).masks(view, slots)
+        result = {}
+        for slot in slots:
+            random = generator(view.seed, "shuffle", view.key, view.generation, slot.name)
+            mask = stored[slot.name]
+            result[slot.name] = mask.reshape(-1)[torch.randperm(mask.numel(), generator=random)].view(mask.shape)
+        return result
+
+
+MaskSource = Everything | Nothing | Bernoulli | KernelBlock | Magnitude | Saved | Shuffled

@@ -17,7 +17,7 @@ from llf_ray.forget import operations
 from llf_ray.forget.draw import generator, key_of, uniform_fan_in
 from llf_ray.forget.edit import Edit, View
 from llf_ray.forget.groups import Both, Either, Select, Slot, layout, resolve
-from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, MaskSource, Nothing, Saved
+from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, MaskSource, Nothing, Saved, Shuffled
 from llf_ray.forget.operations import WEIGHTS, Forget, KeepMask, Rescale, ShrinkPerturb, Snapshot, tiny
 from tests.toy import Toy
 
@@ -33,6 +33,7 @@ EVERY = (
     Forget(select=EVERYTHING, fill="store", store="start"),
     Forget(select=Select(since="body"), keep=Saved(name="mask"), kept="store", fill="zero", store="start"),
     Forget(keep=Everything()),
+    KeepMask(store="new", source=Shuffled(name="mask")),
 )
 """Of every kind one at least, those included that read stores: `stores` has what they need."""
 
@@ -479,3 +480,17 @@ def test_the_laws_are_tried_on_every_kind_of_operation_fill_and_mask() -> None:
 
 def test_selections_combine() -> None:
     assert resolve(Both((WEIGHTS, Select(since="head"))), SLOTS) == ("head.weight",)
+
+
+def test_a_shuffled_mask_keeps_as_many_at_other_places() -> None:
+    slots = [slot for slot in SLOTS if slot.kind == "weight"]
+    before = stores()["mask"]
+    first, again, next_one = (Shuffled(name="mask").masks(view_of(trained(), generation=g), slots) for g in (1, 1, 2))
+    for slot in slots:
+        name = slot.name
+        assert first[name].shape == before[name].shape
+        assert int(first[name].sum()) == int(before[name].sum())
+        assert torch.equal(first[name], again[name])
+    assert any(not torch.equal(first[slot.name], before[slot.name]) for slot in slots)
+    assert any(not torch.equal(first[slot.name], next_one[slot.name]) for slot in slots)
+    assert bool(Shuffled(name="mask").masks(view_of(trained(), mask={}), slots)["head.weight"].all())

@@ -46,7 +46,8 @@ def compiled(recipe: Any, per_epoch: int = 40) -> Plan:
 
 def on_the_toy(recipe: Any) -> Any:
     """The toy's layers have other names."""
-    return replace(recipe, threshold="body") if hasattr(recipe, "threshold") else recipe
+    names = {"threshold": "body", "head": "head", "module": "head"}
+    return replace(recipe, **{key: name for key, name in names.items() if hasattr(recipe, key)})
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -94,7 +95,7 @@ def test_generations_of_every_recipe_end_at_the_same_steps(name: str) -> None:
 @pytest.mark.parametrize("recipe", ABLATIONS.values(), ids=ABLATIONS.keys())
 def test_an_ablation_is_a_plan_of_the_same_budget(recipe: Any) -> None:
     assert compiled(recipe).total == compiled(Restarts()).total
-    prepared = prepare(settings(on_the_toy(replace(recipe, **({"head": "head"} if hasattr(recipe, "head") else {})))))
+    prepared = prepare(settings(on_the_toy(recipe)))
     assert prepared.plan.generations == 4
 
 

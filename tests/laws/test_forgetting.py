@@ -1,0 +1,253 @@
+"""What each member of the family does to weights and moments, exactly (the invariants of the methods' definitions)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llf_ray.recipes.active_forgetting import ActiveForgetting
+from llf_ray.recipes.dense_sparse import DenseSparse
+from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
+from llf_ray.recipes.long import Long
+from llf_ray.recipes.pruning import MASK, IterativePruning
+from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.rifle import Rifle
+from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
+from llf_ray.train.state import Stores, load_stand, newest
+from tests.local import ADAMW, PER_EPOCH, Watch, changed, final, journal, same_bits, settings, watched, whole
+from tests.toy import Toy
+
+WEIGHTS = ("stem.0.weight", "body.0.weight", "head.weight")
+CALM = Toy(dropout=False)
+
+
+def at_boundaries(watch: Watch, every: int = 2 * PER_EPOCH) -> list[dict[str, Tensor]]:
+    """Weights in front of each generation's first step."""
+    return watch.weights[::every]
+
+
+def forgotten(before: Tensor, after: Tensor) -> Tensor:
+    return before != after
+
+
+# ------------------------------------------------------------------------------------------------- knowledge evolution
+
+
+@pytest.mark.parametrize("split", ["weights", "kernels"])
+def test_the_fit_hypothesis_passes_every_boundary_untouched(split: Any, tmp_path: Path) -> None:
+    recipe = KnowledgeEvolution(generations=3, epochs=2, warmup_epochs=0, split=split, keep=0.6)
+    config = settings(recipe, task=CALM)
+    watch = watched(config, tmp_path / "run")
+    # a run of one generation less ends where a boundary begins
+    first = final(whole(replace(config, recipe=replace(recipe, generations=1)), tmp_path / "one"))
+    second = final(whole(replace(config, recipe=replace(recipe, generations=2)), tmp_path / "two"))
+    masks = []
+    for before, after in ((first, at_boundaries(watch)[1]), (second, at_boundaries(watch)[2])):
+        assert changed(before, after) == set(WEIGHTS)
+        masks.append({name: forgotten(before[name], after[name]) for name in WEIGHTS})
+    for name in WEIGHTS:
+        assert torch.equal(masks[0][name], masks[1][name]), "one mask for the run"
+    if split == "kernels":
+        kept = ~masks[0]["body.0.weight"]
+        assert bool(kept[: math.ceil(0.6 * 7), : math.ceil(0.6 * 5)].all())
+        assert int(kept.sum()) == math.ceil(0.6 * 7) * math.ceil(0.6 * 5) * 9
+        assert int((~masks[0]["stem.0.weight"]).sum()) == 3 * 9, "the first layer keeps all inputs"
+        assert int((~masks[0]["head.weight"]).sum()) == 3 * math.ceil(0.6 * 7), "the last keeps all outputs"
+
+
+def test_a_mask_that_is_drawn_anew_is_another_one(tmp_path: Path) -> None:
+    recipe = KnowledgeEvolution(generations=3, epochs=2, warmup_epochs=0, split="weights", keep=0.6, resample=True)
+    config = settings(recipe, task=CALM)
+    watch = watched(config, tmp_path / "run")
+    ends = [final(whole(replace(config, recipe=replace(recipe, generations=n)), tmp_path / str(n))) for n in (1, 2)]
+    one, other = (
+        forgotten(end["body.0.weight"], at_boundaries(watch)[n + 1]["body.0.weight"]) for n, end in enumerate(ends)
+    )
+    assert not torch.equal(one, other)
+
+
+def test_zeros_in_place_of_a_redraw(tmp_path: Path) -> None:
+    recipe = KnowledgeEvolution(generations=2, epochs=2, warmup_epochs=0, keep=0.6, fill="zero")
+    watch = watched(settings(recipe), tmp_path / "run")
+    weight = at_boundaries(watch)[1]["body.0.weight"]
+    assert int((weight == 0).sum()) == weight.numel() - math.ceil(0.6 * 7) * math.ceil(0.6 * 5) * 9
+
+
+# ------------------------------------------------------------------------------------------------------------- pruning
+
+
+def test_pruning_nothing_and_rewinding_to_the_start_repeats_the_dense_run_bit_for_bit(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=3, epochs=2, warmup_epochs=1, rate=0.0, repeat_order=True)
+    folder = whole(settings(recipe, task=CALM), tmp_path / "pruned")
+    dense = whole(settings(Long(generations=1, epochs=2, warmup_epochs=1), task=CALM), tmp_path / "dense")
+    assert same_bits(final(folder), final(dense))
+
+
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("rewind", [0, 0.5])
+def test_each_level_has_a_fifth_less_and_starts_from_step_k(scope: Any, rewind: float, tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=3, epochs=2, warmup_epochs=0, rate=0.2, scope=scope, rewind_epochs=rewind)
+    config = settings(recipe, optim=ADAMW)
+    watch = watched(config, tmp_path / "run")
+    at_k, length = round(rewind * PER_EPOCH), round((2 - rewind) * PER_EPOCH)
+    kept = watch.weights[at_k]
+    alive = {name: torch.ones_like(kept[name], dtype=torch.bool) for name in WEIGHTS}
+    for level in (1, 2):
+        start = at_k + level * length
+        now = watch.weights[start]
+        sizes = [int(mask.sum()) for mask in alive.values()]
+        for name in kept:
+            if name in WEIGHTS:
+                still = now[name] != 0
+                assert not bool((still & ~alive[name]).any()), "nothing comes back"
+                assert torch.equal(now[name], torch.where(still, kept[name], torch.zeros(()))), name
+                alive[name] = still
+            else:
+                assert torch.equal(now[name], kept[name]), f"{name} goes back, too"
+        left = [int(mask.sum()) for mask in alive.values()]
+        if scope == "global":
+            assert sum(left) == sum(sizes) - math.ceil(round(0.2 * sum(sizes), 6))
+        else:
+            assert left == [size - math.ceil(round(0.2 * size, 6)) for size in sizes]
+        assert not watch.moments[start]["body.0.weight"], "a new optimizer"
+        for step in range(start, start + length):
+            for name in WEIGHTS:
+                assert bool((watch.weights[step][name][~alive[name]] == 0).all()), "held at zero"
+                for value in watch.moments[step][name].values():
+                    assert bool((value[~alive[name]] == 0).all()), "moments, too"
+    rates = [groups["all" if "all" in groups else next(iter(groups))]["lr"] for groups in watch.groups]
+    assert rates[at_k : at_k + length] == rates[at_k + length : at_k + 2 * length], "the curve goes on at k"
+
+
+def test_the_smallest_of_the_level_before_are_pruned(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=0, rate=0.3)
+    config = settings(recipe, task=CALM)
+    trained = final(whole(replace(config, recipe=replace(recipe, generations=1)), tmp_path / "dense"))
+    watch = watched(config, tmp_path / "run")
+    now = at_boundaries(watch)[1]
+    gone = torch.cat([trained[name][now[name] == 0].abs() for name in WEIGHTS])
+    left = torch.cat([trained[name][now[name] != 0].abs() for name in WEIGHTS])
+    assert gone.max() <= left.min()
+
+
+def test_controls_have_the_masks_and_not_the_ticket(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=0, rate=0.4)
+    starts = {
+        control: watched(settings(replace(recipe, control=control), task=CALM), tmp_path / control)
+        for control in ("none", "reinit", "random")
+    }
+    ticket, reinit, random = (at_boundaries(starts[control])[1] for control in ("none", "reinit", "random"))
+    first = starts["none"].weights[0]
+    for name in WEIGHTS:
+        assert torch.equal(reinit[name] != 0, ticket[name] != 0), "the same places"
+        assert not bool((reinit[name] == first[name])[ticket[name] != 0].any()), "other values"
+        assert int((random[name] != 0).sum()) == int((ticket[name] != 0).sum()), "the same sparsity of each layer"
+        assert not torch.equal(random[name] != 0, ticket[name] != 0), "at other places"
+        alive = random[name] != 0
+        assert torch.equal(random[name][alive], first[name][alive]), "rewound all the same"
+
+
+def test_masks_of_a_run_are_kept_with_it(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=3, epochs=1, warmup_epochs=0, rate=0.5)
+    folder = whole(settings(recipe), tmp_path / "run")
+    last = newest(folder / "checkpoints")[0]
+    assert last is not None
+    masks = Stores(folder, load_stand(last).stores)[MASK]
+    weights = final(folder)
+    sizes = [weights[name].numel() for name in WEIGHTS]
+    assert sum(int(masks[name].sum()) for name in WEIGHTS) == pytest.approx(recipe.density * sum(sizes), abs=2)
+    assert all(torch.equal(weights[name] != 0, masks[name]) for name in WEIGHTS)
+
+
+# -------------------------------------------------------------------------------------------------- dense-sparse-dense
+
+
+def test_what_grows_back_starts_at_zero_and_without_momentum(tmp_path: Path) -> None:
+    recipe = DenseSparse(generations=2, epochs=2, warmup_epochs=0, sparsity=0.4)
+    watch = watched(settings(recipe), tmp_path / "run")
+    sparse, dense = 2 * PER_EPOCH, 3 * PER_EPOCH
+    for name in WEIGHTS:
+        held = watch.weights[sparse][name] == 0
+        assert int(held.sum()) == math.ceil(round(0.4 * held.numel(), 6))
+        for step in range(sparse, dense + 1):
+            assert bool((watch.weights[step][name][held] == 0).all())
+        assert all(bool((value[held] == 0).all()) for value in watch.moments[dense][name].values())
+        assert bool(watch.moments[dense][name]), "the optimizer lives on"
+        assert bool((watch.weights[dense + 1][name][held] != 0).any()), "it grows"
+    rates = [next(iter(groups.values()))["lr"] for groups in watch.groups]
+    assert rates[dense] == pytest.approx(0.1 * rates[sparse])
+
+
+# -------------------------------------------------------------------------------------------------- shrink and perturb
+
+
+def test_one_and_zero_is_a_warm_start_and_zero_and_one_a_fresh_model(tmp_path: Path) -> None:
+    recipe = ShrinkAndPerturb(generations=2, epochs=2)
+    ends: dict[tuple[float, float], tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+    for shrink, perturb in ((1.0, 0.0), (0.0, 1.0), (0.4, 0.1)):
+        watch = watched(settings(replace(recipe, shrink=shrink, perturb=perturb), task=CALM), tmp_path / f"{shrink}")
+        ends[shrink, perturb] = watch.weights[2 * PER_EPOCH - 1], watch.weights[2 * PER_EPOCH]
+    parameters = [name for name, _ in CALM.build(0).named_parameters()]
+    warm, fresh, mixed = (ends[key][1] for key in ((1.0, 0.0), (0.0, 1.0), (0.4, 0.1)))
+    assert torch.equal(fresh["stem.1.weight"], torch.ones(5)), "a normaliser of a fresh model"
+    statistics = {name: value for name, value in CALM.build(0).state_dict().items() if "running" in name}
+    for start in (warm, fresh, mixed):
+        assert all(torch.equal(start[name], value) for name, value in statistics.items())
+    for name in parameters:
+        torch.testing.assert_close(mixed[name], 0.4 * warm[name] + 0.1 * fresh[name], rtol=1e-6, atol=1e-7)
+
+
+def test_data_grow_by_shares_of_one_order(tmp_path: Path) -> None:
+    recipe = ShrinkAndPerturb(generations=4, epochs=2)
+    folder = whole(settings(recipe), tmp_path / "run")
+    assert [record["step"] for record in journal(folder, "phase")] == [0, 8, 16, 24]
+
+
+# ----------------------------------------------------------------------------------------------------- parts that reset
+
+
+def test_rifle_draws_the_head_anew_and_keeps_its_momentum(tmp_path: Path) -> None:
+    recipe = Rifle(generations=2, epochs=2, head="head", cyclic=True)
+    config = settings(recipe, task=CALM)
+    watch = watched(config, tmp_path / "run")
+    assert not same_bits(watch.weights[8], watch.weights[7])
+    # the trunk goes on as if nothing had happened: its rate is on one cosine over the run, the head's starts anew
+    by_group = [{name: group["lr"] for name, group in groups.items()} for groups in watch.groups]
+    assert by_group[8]["head"] == by_group[0]["head"] > by_group[8]["rest"] > 0
+    assert by_group[7]["rest"] > by_group[8]["rest"]
+    for value in watch.moments[8]["head.weight"].values():
+        assert bool((value != 0).any())
+    drawn = watch.weights[8]["head.weight"]
+    assert bool((drawn.abs() <= 7**-0.5).all())
+    assert bool((watch.weights[8]["head.bias"].abs() <= 7**-0.5).all())
+
+
+def test_active_forgetting_takes_moments_and_step_count_and_leaves_the_body(tmp_path: Path) -> None:
+    recipe = ActiveForgetting(generations=2, epochs=2, warmup_epochs=0.25, module="head", times=2)
+    watch = watched(settings(recipe, optim=ADAMW, task=CALM), tmp_path / "run")
+    plain = watched(settings(replace(recipe, times=1, generations=1), optim=ADAMW, task=CALM), tmp_path / "plain")
+    assert len(watch.weights) == 16
+    for reset in (4, 8, 12):
+        assert not watch.moments[reset]["head.weight"], "as if never stepped"
+        assert watch.moments[reset]["body.0.weight"]
+        rates = [{name: group["lr"] for name, group in watch.groups[step].items()} for step in (0, reset)]
+        assert rates[0]["head"] == rates[1]["head"], "its own curve starts anew"
+        assert rates[0]["rest"] > rates[1]["rest"]
+    assert torch.equal(plain.weights[0]["head.weight"], watch.weights[0]["head.weight"])
+
+
+# ------------------------------------------------------------------------------------------------------- equal budgets
+
+
+def test_restarts_is_what_knowledge_evolution_is_without_forgetting(tmp_path: Path) -> None:
+    """Masks that keep all but a hair: the draw touches nothing, and the rest of the plan is that of warm restarts."""
+    evolved = KnowledgeEvolution(generations=2, epochs=1, warmup_epochs=0, split="kernels", keep=0.9999)
+    folder = whole(settings(evolved, task=CALM), tmp_path / "evolved")
+    restarts = whole(settings(Restarts(generations=2, epochs=1, warmup_epochs=0), task=CALM), tmp_path / "restarts")
+    assert same_bits(final(folder), final(restarts))
