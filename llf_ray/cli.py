@@ -307,7 +307,8 @@ def _quiet(plain: bool) -> None:
     "--from",
     "branch",
     metavar="RUN@GENERATION",
-    help="Start from another run's weights at the end of a generation (0 is the first).",
+    help="Start from another run's weights at the end of a generation (0 is the first). RUN is looked for in --folder, "
+    "then where this job's runs go, then as a path.",
 )
 @again_option
 @plain_option
@@ -316,7 +317,7 @@ def _quiet(plain: bool) -> None:
 def run(
     job: Path, settings: tuple[str, ...], branch: str | None, again: bool, plain: bool, verbose: bool, folder: Path
 ) -> None:
-    """Carry out a job. --folder is where --from looks; where runs go is the setting `folder`."""
+    """Carry out a job. Where runs go is the setting `folder`."""
     from llf_ray.studies.compare import free_folder
     from llf_ray.studies.show import draw
     from llf_ray.train.folder import create
@@ -367,7 +368,8 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
     from llf_ray.display import amount, duration
 
     if outcome.state != "finished":
-        return [f"{outcome.state}: {outcome.message}", f"go on with: llf-ray resume {folder}"]
+        said = outcome.message if outcome.message.startswith(outcome.state) else f"{outcome.state}: {outcome.message}"
+        return [said, f"{'once its cause is gone, ' * (outcome.state == 'failed')}go on with: llf-ray resume {folder}"]
     scores = ", ".join(f"{name.replace('/', ' ')} {amount(name, value)}" for name, value in outcome.scores.items())
     total = sum(outcome.seconds.values())
     share = (
@@ -389,7 +391,8 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
 def resume(run: str, settings: tuple[str, ...], plain: bool, verbose: bool, folder: Path) -> None:
     """Carry on a run or comparison that stopped.
 
-    It goes on as if nothing had happened. Settings of where and how may change: resources.workers=4, engine.stage=2.
+    It goes on as if nothing had happened. Settings of where and how may change (resources.workers=4, engine.stage=2),
+    and a run may get more generations (recipe.generations=6), also when it is finished.
     """
     from llf_ray.journal import read_run, summary
     from llf_ray.studies.compare import is_comparison
@@ -401,10 +404,10 @@ def resume(run: str, settings: tuple[str, ...], plain: bool, verbose: bool, fold
         raise SettingError(f"run {run!r} is {now.state}: watch it with `llf-ray watch {run}`")
     if is_comparison(found):
         _resume_comparison(found, assignments, plain, verbose)
-    if now.state == "finished":
+    if now.state == "finished" and "recipe.generations" not in assignments:
         raise SettingError(
-            f"run {run!r} is finished; for more generations branch it: "
-            f"llf-ray run JOB --from {run}@GENERATION name=... recipe.generations=..."
+            f"run {run!r} is finished; for more generations: llf-ray resume {run} recipe.generations=...; "
+            f"with other settings: llf-ray run JOB --from {run}@GENERATION name=..."
         )
     _carry_on(_checked(lambda: open_run(found, assignments)), plain, verbose)
 
@@ -533,8 +536,9 @@ def _some_training(comparison: Path) -> str:
 
 @main.command()
 @run_argument
+@click.option("--uri", help="Send it there, in place of where the run's own setting `tracking.uri` points.")
 @runs_option
-def sync(run: str, folder: Path) -> None:
+def sync(run: str, uri: str | None, folder: Path) -> None:
     """Send to MLflow what it lacks of a run."""
     from llf_ray.journal import read_run
     from llf_ray.studies.compare import is_comparison, publish
@@ -546,10 +550,10 @@ def sync(run: str, folder: Path) -> None:
     inside = [path for path in trainings if (path / "journal.jsonl").exists()]
     try:
         for one in inside:
-            click.echo(send(one))
+            click.echo(send(one, uri=uri))
     except TrackingError as error:
         _leave(str(error), 1)
-    if is_comparison(found) and (problem := publish(found)):
+    if is_comparison(found) and (problem := publish(found, uri)):
         _leave(problem, 1)
 
 

@@ -20,10 +20,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llf_ray.config import SettingError, check_number
+from llf_ray.config import SettingError, check_number, unknown
 
 __all__ = [
     "ENDED",
+    "FRACTIONS",
     "LOST",
     "Journal",
     "RunSummary",
@@ -45,7 +46,19 @@ __all__ = [
 ]
 
 ENDED = ("stopped", "failed", "finished", "lost")  # nothing more comes unless the run is resumed
+FRACTIONS = ("accuracy", "accuracy_top5", "top1", "top5")  # scores that people read in per cent
 LOST = "its driver is gone; `llf-ray resume` goes on from the last checkpoint"
+URI_SCHEMES = (
+    "http",
+    "https",
+    "file",
+    "sqlite",
+    "postgresql",
+    "mysql",
+    "mssql",
+    "databricks",
+    "uc",
+)  # what MLflow takes
 SILENCE = 900.0  # seconds without a sign from a driver that we cannot look up, before its run counts as lost
 
 _METRICS = b'{"kind":"metrics"'
@@ -64,6 +77,10 @@ class Tracking:
     def __post_init__(self) -> None:
         check_number("log_every", self.log_every, low=1)
         check_number("evaluate_every", self.evaluate_every, low=1)
+        if self.uri is not None and "://" in self.uri:
+            scheme = self.uri.partition("://")[0].partition("+")[0]
+            if scheme not in URI_SCHEMES:
+                raise unknown("kind of address in uri", scheme, URI_SCHEMES)
         if not self.experiment.strip():
             raise SettingError(f"experiment = {self.experiment!r}: a name is needed")
 
@@ -430,6 +447,8 @@ class RunSummary:
             self.values.update(record["values"])
         elif kind == "score":
             self.scores.setdefault(record["role"], {}).update(record["values"])
+        if self.total is not None and (self.state == "finished" or record.get("role") == "test"):
+            self.total = self.step  # test is scored at the end alone; of a cut in the last phase no phase record tells
 
 
 def blank_summary(run_folder: Path) -> RunSummary:

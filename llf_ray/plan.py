@@ -38,6 +38,7 @@ __all__ = [
     "check_plan",
     "compute",
     "curve_value",
+    "curves_of",
     "is_named",
     "locate",
     "operations_of",
@@ -537,6 +538,11 @@ def curve_value(curve: Curve, t: float, span: int, warmup: int = 0) -> float:
         "step": lambda: curve.factor ** sum(t >= share * span for share in curve.drops),
     }[curve.shape]()
     return curve.scale * (curve.floor + (1 - curve.floor) * shape)
+
+
+def curves_of(phase: Phase) -> tuple[Curve, ...]:
+    """Every curve that a rate follows in a phase."""
+    return (phase.curve, *(rule.curve for rule in phase.rules if rule.curve is not None))
 
 
 def rates(plan: Plan, position: Position) -> dict[str, float]:

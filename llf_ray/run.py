@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -155,7 +157,7 @@ def prepare(config: RunConfig) -> Prepared:
     except SettingError as error:
         raise SettingError(f"engine.{error}") from None
     config.task.prepare()
-    plan = compute(config.recipe.plan(), num_items=config.task.num_items("train"), batch=config.engine.batch)
+    plan = compute(_phases(config.recipe), num_items=config.task.num_items("train"), batch=config.engine.batch)
     skeleton = _skeleton(config)
     slots = layout(skeleton)
     selections = selections_of(plan)
@@ -179,6 +181,20 @@ def prepare(config: RunConfig) -> Prepared:
     )
     check_module(skeleton, groups, config.engine)
     return Prepared(config=config, plan=plan, slots=slots, groups=groups)
+
+
+def _phases(recipe: Recipe) -> tuple[Phase, ...]:
+    """A recipe's phases; a mistake in a user's own recipe is one line, too."""
+    try:
+        return recipe.plan()
+    except SettingError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise SettingError(
+            f"recipe: {type(recipe).__name__}.plan() fails: {type(error).__name__}: {' '.join(str(error).split())} "
+            f"({Path(place.filename).name}:{place.lineno})"
+        ) from error
 
 
 def _skeleton(config: RunConfig) -> torch.nn.Module:

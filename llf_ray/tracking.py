@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -657,15 +657,16 @@ def _left_over(run_folder: Path, why: str) -> str:
     return f"{what} to be tracked, {why}; `llf-ray sync {run_folder}` sends what is left"
 
 
-def sync(run_folder: Path, settings: Tracking | None = None, *, root: Path | None = None) -> str:
+def sync(
+    run_folder: Path, settings: Tracking | None = None, *, root: Path | None = None, uri: str | None = None
+) -> str:
     """Send what the journal has and MLflow lacks, now and in this thread; returns one line of what was done.
 
-    Without settings the run's own are taken. Other settings send the whole run to another store, and later
+    Without settings the run's own are taken; ``uri`` replaces theirs. Another store gets the whole run, and later
     points with it.
 
-        Raises:
+    Raises:
         TrackingError: the server does not answer or does not accept; what was sent until then is kept.
-
     """
     run = read_run(run_folder)
     if not run:
@@ -673,6 +674,8 @@ def sync(run_folder: Path, settings: Tracking | None = None, *, root: Path | Non
     if settings is None:
         stored = (run.get("job") or {}).get("tracking") or {}
         settings = Tracking(**{name: value for name, value in stored.items() if name != "type"})
+    if uri is not None:
+        settings = replace(settings, uri=uri)
     if root is None:
         root = Path(run["tracking_root"]) if "tracking_root" in run else run_folder.parent
     store = store_of(settings, root)

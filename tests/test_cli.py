@@ -145,7 +145,11 @@ def test_run_and_compare_say_which_of_them_a_job_is_for(job, comparison):
         (["--arms", "long,long"], ["arm 'long' is named twice"]),
         (["--seeds", "0"], ["--seeds 0"]),
         (["seed=3"], ["a comparison has seeds"]),
-        (["recipe.threshold=head"], ["unknown setting 'arms.long.threshold'"]),
+        (
+            ["recipe.threshold=head"],
+            ["recipe.threshold: of the arms only seal and later_layer", "arms.seal.threshold=..."],
+        ),
+        (["recipe.treshold=head"], ["setting 'recipe.treshold' does not exist; did you mean 'recipe.threshold'?"]),
         (["arms.seal.generations=2"], ["unequal budgets", "long 24, restarts 24, seal 16, later_layer 24"]),
         (["arms.seal.threshold=bodi"], ["arm 'seal'", "did you mean 'body'"]),
         (["seeds=1,1"], ["each seed once"]),

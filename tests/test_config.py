@@ -27,11 +27,12 @@ from llf_ray.config import (
     to_plain,
 )
 from llf_ray.engine.base import EngineSettings, Optim
+from llf_ray.journal import Tracking
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
-from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig
+from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig, prepare
 from tests.toy import Toy
 
 
@@ -466,3 +467,42 @@ def test_identity_is_what_a_run_computes_and_not_where() -> None:
     ]
     assert {run.identity for run in same} == {RUN.identity}
     assert len({run.identity for run in (RUN, *other)}) == len(other) + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Optim(momentum=1), "momentum = 1: must be >= 0 and < 1"),
+        (lambda: Optim(averaged=1.0), "averaged = 1.0: must be > 0 and < 1"),
+        (lambda: replace(RUN, seed=-1), "seed = -1: must be >= 0"),
+        (lambda: replace(RUN, seed=10**30), "seed = 1000000000000000000000000000000: must be >= 0 and <= "),
+        (lambda: Tracking(uri="foo://bar"), "kind of address in uri 'foo' does not exist"),
+        (
+            lambda: Tracking(uri="htp://server:5000"),
+            "kind of address in uri 'htp' does not exist; did you mean 'http'",
+        ),
+    ],
+)
+def test_a_value_that_could_only_fail_later_is_refused(make: Any, said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        make()
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "uri", [None, "http://server:5000", "sqlite:///x.db", "postgresql+psycopg2://u@h/db", "mlruns"]
+)
+def test_addresses_that_mlflow_takes_pass(uri: str | None) -> None:
+    assert Tracking(uri=uri).uri == uri
+
+
+def test_a_recipe_whose_plan_fails_is_one_line() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mistaken:
+        def plan(self) -> Any:
+            return (1 / 0,)
+
+    with pytest.raises(
+        SettingError, match=r"recipe: Mistaken.plan\(\) fails: ZeroDivisionError: .*\(test_config.py:\d+\)"
+    ):
+        prepare(replace(RUN, recipe=Mistaken()))

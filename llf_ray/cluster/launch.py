@@ -56,7 +56,7 @@ from llf_ray.journal import Tail, driver_stamp, locked, note, read_run, state_re
 from llf_ray.run import Resources
 from llf_ray.tracking import Tracker, flat_params
 from llf_ray.train.adviser import STOP_REQUEST, Adviser
-from llf_ray.train.folder import OUTCOME
+from llf_ray.train.folder import OUTCOME, extend, is_longer
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
@@ -114,7 +114,7 @@ def execute(
 
 def _finished(run: Run) -> bool:
     outcome = read_outcome(run.folder)
-    return outcome is not None and outcome.state == "finished"
+    return outcome is not None and outcome.state == "finished" and not is_longer(run)
 
 
 def _stopped(run: Run) -> Outcome:
@@ -296,6 +296,7 @@ class _Driver:
 
     def _remember(self, run: Run) -> None:
         """Settings that a resumed run was given anew are its settings from now on."""
+        extend(run)
         before, now = read_run(run.folder).get("job"), to_plain(run.config)
         if before is None or json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True):
             return
@@ -448,6 +449,7 @@ class _Watch:
         self._tails = {name: Tail(run.folder / "journal.jsonl") for name, run in self._runs.items()}
         self._trackers: dict[str, Tracker] = {}
         self._closing: dict[str, threading.Thread] = {}
+        self._told: set[str] = set()
         self._left_over: list[str] = []
         for name, tail in self._tails.items():
             for record in tail.poll():  # of the past: part of the picture, no news
@@ -466,6 +468,10 @@ class _Watch:
                         self._trackers[name].start()
             except Exception:
                 logger.exception("%s: the journal could not be followed just now; the training goes on", name)
+            tracker = self._trackers.get(name)
+            if tracker is not None and tracker.trouble and name not in self._told:
+                self._told.add(name)
+                self.say(f"{name}: {tracker.trouble}; points wait in the run's folder and are sent when it answers")
             if name in self._trackers and name not in self._closing and ended(self._runs[name].folder):
                 self._close(name)
 

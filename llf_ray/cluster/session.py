@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -87,7 +89,8 @@ def ray_session(resources: Resources) -> Iterator[None]:
     try:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if address:
-            ray.init(address=address, **quiet)
+            with _native_chatter():
+                ray.init(address=address, **quiet)
         else:
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -97,9 +100,46 @@ def ray_session(resources: Resources) -> Iterator[None]:
     try:
         about = ray.get_runtime_context()
         logger.info("Ray's own logs are in %s/logs", Path(about.get_temp_dir(), about.get_session_name()))
-        yield
+        with _raylet_to_log():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_chatter() -> Iterator[None]:
+    """What native code writes to stderr goes to the log: Ray's client tells of every attempt to reach a cluster."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
+        screen = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+            file.seek(0)
+            for line in file:
+                logger.info("%s", line.rstrip())
+
+
+@contextlib.contextmanager
+def _raylet_to_log() -> Iterator[None]:
+    """Ray prints what its raylet reports on the driver's stdout, also with `log_to_driver` off; no setting turns it."""
+    worker: Any = ray._private.worker
+    printer = getattr(worker, "print_worker_logs", None)
+    if printer is None:
+        yield
+        return
+
+    def log(batch: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        logger.warning("%s: %s", batch.get("pid"), " ".join(str(line) for line in batch.get("lines", ())))
+
+    worker.print_worker_logs = log
+    try:
+        yield
+    finally:
+        worker.print_worker_logs = printer
 
 
 def cluster_address(resources: Resources) -> str:

@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 from llf_ray.cluster.actor import RemoteAdvice, SchedulerActor
 from llf_ray.cluster.outcome import ended, step_kept, write_outcome
 from llf_ray.config import SettingError
+from llf_ray.data.base import BrokenData
 from llf_ray.engine.team import Team
 from llf_ray.engine.zero import ZeroEngine
 from llf_ray.journal import locked, state_record
@@ -133,7 +134,12 @@ def _train(run: Run, advice: RemoteAdvice, team: Team) -> Outcome:
         engine = ZeroEngine(config.task.build(config.seed), run.groups, config.optim, config.engine, team)
     except SettingError as error:  # every rank has the same settings, so all are here
         return Outcome(state="failed", step=0, message=str(error))
-    outcome = train(run, engine, advice, team)
+    try:
+        outcome = train(run, engine, advice, team)
+    except BrokenData as error:  # met by one rank: the others end with the group, which finds the run ended
+        with contextlib.suppress(OSError):
+            write_outcome(run.folder, Outcome(state="failed", step=step_kept(run.folder), message=str(error)))
+        raise
     engine.close()
     return outcome
 

@@ -55,6 +55,10 @@ T = TypeVar("T")
 _SPLIT = 2  # the word that keeps the split's stream apart from other users of the same seed
 
 
+class BrokenData(ValueError):
+    """An item that cannot be read, found while training: another try would end the same way."""
+
+
 class Items(Protocol):
     """The labelled images of one role."""
 
@@ -145,7 +149,12 @@ def found(path: Path, expected: str) -> Path:
     wanted = path.relative_to(parent).parts[0]
     near = nearest(wanted, sorted(entry.name for entry in parent.iterdir()))
     hint = f"did you mean {near!r}?" if near else f"nothing in {parent} has a name like it"
-    raise FileNotFoundError(f"{path} does not exist: expected {expected}; {hint}")
+    root = os.environ.get(ROOT_VARIABLE)
+    start = f"is {root}" if root else "is not set: they start here"
+    raise FileNotFoundError(
+        f"{path} does not exist: expected {expected}; {hint} "
+        f"(relative paths of data start from {ROOT_VARIABLE}, which {start})"
+    )
 
 
 def read_image(path: Path, channels: int) -> Pixels:

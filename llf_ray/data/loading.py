@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llf_ray.data.augment import Augment, Scaling, mix, seeded, shift_and_flip, word_of
-from llf_ray.data.base import Items, Pixels, Stack
+from llf_ray.data.base import BrokenData, Items, Pixels, Stack
 from llf_ray.data.order import Draw
 
 __all__ = ["ImageBatch", "from_files", "from_memory", "mixed"]
@@ -64,7 +64,7 @@ def from_files(
     )
     for read in loader:
         if isinstance(read, str):  # an error crosses processes as text: its message stays one line
-            raise ValueError(read)
+            raise BrokenData(read)
         images, labels = read
         yield ImageBatch(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
 

@@ -279,12 +279,14 @@ def partition(
         labels = tuple(label for label, names in members.items() if slot.name in names)
         cells.setdefault((labels, decays(slot), factor(slot)), []).append(slot.name)
     both = {labels for labels, decay, _ in cells if decay} & {labels for labels, decay, _ in cells if not decay}
-    many = len({f for _, _, f in cells}) > 1
+    scales = {factor for _, _, factor in cells}
+    many = len(scales) > 1
+    digits = next((n for n in (3, 6, 9) if len({f"{scale:.{n}g}" for scale in scales}) == len(scales)), 17)
     return tuple(
         Group(
             name=(" & ".join(labels) or "rest")
             + (" (no decay)" if labels in both and not decay else "")
-            + (f" x{scale:.12g}" if many else ""),
+            + (f" x{scale:.{digits}g}" if many else ""),
             parameters=tuple(names),
             labels=labels,
             decay=decay,

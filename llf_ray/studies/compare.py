@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,14 +87,31 @@ def adjust(
     base = {key: value for key, value in assignments.items() if key not in own and not key.startswith("recipe.")}
     comparison = override(comparison, own)
     comparison = replace(comparison, base=override(comparison.base, base))
-    if shared:
-        changed = {name: override(recipe, shared, f"arms.{name}.") for name, recipe in comparison.arms.items()}
-        comparison = replace(comparison, arms=changed)
     if num_seeds is not None:
         comparison = replace(comparison, seeds=tuple(range(num_seeds)))
     if arms is not None:
         comparison = replace(comparison, arms=_chosen(comparison, arms))
+    if shared:
+        _check_shared(shared, comparison.arms)
+        changed = {name: override(recipe, shared, f"arms.{name}.") for name, recipe in comparison.arms.items()}
+        comparison = replace(comparison, arms=changed)
     return replace(comparison, base=replace(comparison.base, task=anchored(comparison.base.task)))
+
+
+def _check_shared(keys: Iterable[str], arms: Mapping[str, Any]) -> None:
+    """Raise unless every arm has the keys; the message speaks of `recipe.KEY`, as the user did."""
+    for key in keys:
+        first = key.partition(".")[0]
+        known = {name: [field.name for field in fields(recipe)] for name, recipe in arms.items()}
+        having = [name for name, keys_of_arm in known.items() if first in keys_of_arm]
+        if not having:
+            every = dict.fromkeys(name for keys_of_arm in known.values() for name in keys_of_arm)
+            raise unknown("setting", f"recipe.{first}", [f"recipe.{name}" for name in every])
+        if len(having) < len(arms):
+            raise SettingError(
+                f"recipe.{key}: of the arms only {' and '.join(having)} can be set so; write "
+                f"arms.{having[0]}.{key}=..., or choose arms by --arms"
+            )
 
 
 def _chosen(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
@@ -247,7 +264,7 @@ def _state(folder: Path) -> Literal["finished", "failed", "stopped"]:
     return "finished" if states == {"finished"} else "failed" if "failed" in states else "stopped"
 
 
-def publish(folder: Path) -> str | None:
+def publish(folder: Path, uri: str | None = None) -> str | None:
     """Bring the MLflow parent of the trainings level with the folder; a line where the server does not take it."""
     settings = _settings(folder).base.tracking
     if settings.off:
@@ -258,7 +275,7 @@ def publish(folder: Path) -> str | None:
     if not roots:
         return None  # nothing has run yet
     try:
-        sync(folder, settings, root=Path(roots[0]))
+        sync(folder, settings, root=Path(roots[0]), uri=uri)
     except TrackingError as error:
         return str(error)
     return None

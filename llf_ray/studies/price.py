@@ -175,10 +175,15 @@ def report(prepared: Prepared, found: Price, *, trainings: int = 1) -> Renderabl
         f"{1e3 * found.seconds_per_scored_item:.3g} ms an item scored",
         f"{plan.total:,} steps: {_hours(steps)}; scoring validation and test: {_hours(scoring)}"
         + (f"; {trainings} trainings: {_hours(hours * 3600)}" if trainings > 1 else ""),
-        f"the whole plan: {_hours(hours * 3600)} on {workers} worker(s) as fast as this = "
+        f"the whole plan: at least {_hours(hours * 3600)} on {workers} worker(s), each as fast as this one alone = "
         f"{_hours(hours * 3600 * workers)} of worker time",
-        "not in it: exchange of gradients between workers, checkpoints, start; "
-        "workers that share one machine's cores or memory slow one another",
+        "on top come checkpoints and the start"
+        + (
+            ", and the exchange of gradients; workers that share one machine slow one another "
+            "(two on two cores of one processor by about a half)"
+            if workers > 1
+            else ""
+        ),
     ]
     return Stacked(
         Text("\nTime", style="bold"),

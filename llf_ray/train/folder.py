@@ -18,13 +18,24 @@ from typing import Any
 from llf_ray.config import SettingError, from_plain, override, to_plain
 from llf_ray.engine.pieces import Pieces
 from llf_ray.forget.groups import Slot
-from llf_ray.journal import replace_text
-from llf_ray.plan import Cut, Plan, spans
+from llf_ray.journal import replace_text, update_run
+from llf_ray.plan import Cut, Plan, curves_of, spans
 from llf_ray.run import Prepared, RunConfig, prepare
 from llf_ray.train.adviser import STOP_REQUEST, read_cuts
 from llf_ray.train.state import Run, checkpoint_at, checkpoints, verify_checkpoint
 
-__all__ = ["OUTCOME", "branch_of", "create", "keep_job", "load_module", "load_types", "open_run", "with_folder"]
+__all__ = [
+    "OUTCOME",
+    "branch_of",
+    "create",
+    "extend",
+    "is_longer",
+    "keep_job",
+    "load_module",
+    "load_types",
+    "open_run",
+    "with_folder",
+]
 
 JOB, OUTCOME, RUN, PLAN = "job", "outcome.json", "run.json", "plan.json"
 FREE = (
@@ -36,8 +47,9 @@ FREE = (
     "engine.precision",
     "engine.micro_batch",
     "engine.accumulation",
+    "recipe.generations",
 )
-"""Settings that a run may be resumed with: where and how it is carried out, not what it computes."""
+"""Settings that a run may be resumed with: where and how it is carried out, and for how many generations."""
 
 
 def create(
@@ -123,6 +135,9 @@ def open_run(folder: Path, assignments: Mapping[str, Any] | None = None) -> Run:
     config: RunConfig = from_plain(about["job"])
     prepared = prepare(override(config, assignments) if assignments else config)
     plan = _read_plan(folder)
+    if "recipe.generations" in (assignments or {}):
+        _check_longer(folder, plan, prepared.plan)
+        plan = prepared.plan
     if prepared.plan.fingerprint != plan.fingerprint:
         raise SettingError(
             f"run {folder.name!r}: its settings now give plan {prepared.plan.fingerprint}, "
@@ -130,6 +145,52 @@ def open_run(folder: Path, assignments: Mapping[str, Any] | None = None) -> Run:
         )
     (folder / STOP_REQUEST).unlink(missing_ok=True)
     return _run(prepared, plan, folder, about)
+
+
+def _check_longer(folder: Path, plan: Plan, longer: Plan) -> None:
+    """Raise unless a plan goes on where the run's own ends: what has been done must have been done alike."""
+    begun = replace(longer, phases=longer.phases[: len(plan.phases)], steps=longer.steps[: len(plan.steps)])
+    begun = replace(begun, epoch_steps=longer.epoch_steps[: len(plan.epoch_steps)])
+    over_the_run = [phase for phase in plan.phases for curve in curves_of(phase) if curve.over == "run"]
+    if begun != plan or len(longer.phases) <= len(plan.phases) or over_the_run:
+        why = (
+            "its rate follows one curve over the whole run"
+            if over_the_run
+            else f"it has generations 0 to {plan.generations - 1}, and the new plan does not begin with them"
+        )
+        raise SettingError(f"recipe.generations: run {folder.name!r} cannot be made longer: {why}")
+    if _finished(folder) and not checkpoint_at(folder / "checkpoints", _end(folder, plan)).exists():
+        raise SettingError(
+            f"recipe.generations: run {folder.name!r} kept no checkpoint in front of its end (checkpoints.keep = 1)"
+        )
+
+
+def _finished(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / OUTCOME).read_text())["state"] == "finished")
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def _end(folder: Path, plan: Plan) -> int:
+    """The step at which a plan ends, cuts taken into account."""
+    return spans(plan, read_cuts(folder))[-1][1]
+
+
+def is_longer(run: Run) -> bool:
+    """Whether a run is to be carried on by a longer plan than its folder has."""
+    return _read_plan(run.folder).fingerprint != run.plan.fingerprint
+
+
+def extend(run: Run) -> None:
+    """Give a run's folder the longer plan that it is carried on with; at its old end the next generation begins."""
+    if not is_longer(run):
+        return
+    ended = checkpoint_at(run.folder / "checkpoints", _end(run.folder, _read_plan(run.folder)), crossed=True)
+    if ended.exists():  # there the operations of the next generation are missing
+        ended.rename(ended.with_name(f"ended-{ended.name}"))
+    replace_text(run.folder / PLAN, json.dumps(to_plain(run.plan), indent=1))
+    update_run(run.folder, total=run.plan.total, plan=run.plan.fingerprint)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

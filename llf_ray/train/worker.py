@@ -317,7 +317,8 @@ class Worker:
         return (
             f"the {what} at step {step + 1} (phase {phase.name!r} of generation {phase.generation}); "
             + (f"the weights of {kept.name} are kept" if kept else "no checkpoint was written before it")
-            + "; lower optim.lr or the ascent's rate, or clip gradients (engine.clip)"
+            + "; the same settings would end here again: start anew under another name, or branch by --from, "
+            "with a lower optim.lr or ascent rate, or with clipping (engine.clip)"
         )
 
     # ----------------------------------------------------------------------------------------------- measuring, keeping

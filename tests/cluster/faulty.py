@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from llf_ray.data.base import BrokenData
 from llf_ray.data.order import Draw
 from llf_ray.forget.edit import Edit, View
 from llf_ray.plan import Phase
@@ -28,8 +29,8 @@ class Faulty:
     """Accidents happen at the second micro-batch of epoch 0 of ``generation``; ``flags`` remembers that they did.
 
     ``kill``: rank 1 kills itself ("worker"), or Ray's controller of the workers. ``poison``: NaN in the images.
-    ``broken``: an exception. ``fill``: a file takes all room that its disk has left. ``wait_for``: raise a flag, then
-    wait until that file exists.
+    ``broken``: an exception. ``unreadable``: an item that one rank cannot read. ``fill``: a file takes all room that
+    its disk has left. ``wait_for``: raise a flag, then wait until that file exists.
     """
 
     flags: str
@@ -37,6 +38,7 @@ class Faulty:
     kill: Literal["", "worker", "controller"] = ""
     poison: bool = False
     broken: bool = False
+    unreadable: bool = False
     fill: str = ""
     wait_for: str = ""
     task: Toy = Toy()
@@ -73,6 +75,8 @@ class Faulty:
     def _accident(self, batch: Any) -> Any:
         if self.kill and dist.get_rank() == 1 and first(self.flags, self.kill):
             os.kill(os.getpid() if self.kill == "worker" else beside_us("ray::TrainController"), signal.SIGKILL)
+        if self.unreadable and dist.get_rank() == 1:
+            raise BrokenData("picture.jpg is cut off")
         if self.broken:
             raise LookupError("nobody expected this\nat all")
         if self.fill and dist.get_rank() == 0 and first(self.flags, "filled"):

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 
 from llf_ray.cluster.launch import _heart, execute
 from llf_ray.cluster.outcome import read_outcome, write_outcome
-from llf_ray.cluster.session import environment, logging_to
+from llf_ray.cluster.session import _native_chatter, _raylet_to_log, environment, logging_to
 from llf_ray.config import SettingError
 from llf_ray.run import Resources
 from llf_ray.train.worker import Outcome
@@ -42,6 +43,20 @@ def test_what_is_logged_goes_to_the_file_and_everything_is_as_before(tmp_path: P
     assert "WARNING ray.somewhere: chatter" in text
     assert "UserWarning: old" in text
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_ray_and_its_native_code_print_goes_to_the_log(caplog: pytest.LogCaptureFixture, capfd) -> None:
+    caplog.set_level(logging.INFO)
+    with _native_chatter():
+        os.write(2, b"gcs_client.cc: no answer\n")
+    with _raylet_to_log():
+        message = {"lines": ["A worker died", "or was killed"], "pid": "raylet", "is_err": False}
+        ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
+    said = [record.message for record in caplog.records]
+    assert said == ["gcs_client.cc: no answer", "raylet: A worker died or was killed"]
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"as before\n")
+    assert capfd.readouterr().err == "as before\n"
 
 
 def test_the_users_environment_wins_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

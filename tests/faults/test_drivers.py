@@ -111,6 +111,14 @@ def test_a_run_whose_retries_are_used_up_fails_with_the_workers_own_error_and_th
     assert whole.state == "finished"
 
 
+def test_an_item_that_cannot_be_read_ends_its_run_at_once_and_the_next_goes_on(local_ray: None, tmp_path: Path) -> None:
+    task = Faulty(flags=str(tmp_path), unreadable=True)
+    runs = [tiny_run(tmp_path, "unreadable", task=task), tiny_run(tmp_path, "whole")]
+    unreadable, whole = execute(runs, title="", display=False, log_file=tmp_path / "driver.log")
+    assert (unreadable.state, unreadable.message) == ("failed", "picture.jpg is cut off")
+    assert whole.state == "finished"
+
+
 def test_storage_that_the_workers_do_not_share_is_no_riddle(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

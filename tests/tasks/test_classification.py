@@ -13,7 +13,7 @@ from torch import nn
 
 from llf_ray.config import SettingError, check, from_plain, override, to_plain
 from llf_ray.data import Augment, FashionOnPhotographs, FashionSample, Folder, Mosaic, TimmAugment
-from llf_ray.data.base import ROLES
+from llf_ray.data.base import ROLES, anchored
 from llf_ray.data.loading import ImageBatch
 from llf_ray.data.order import Draw
 from llf_ray.tasks import Classification, FromFile, FromRun, Pretrained, SmallResNet, TimmModel
@@ -252,6 +252,25 @@ def test_weights_start_from_a_file_or_a_run(tmp_path, kind):
     assert same(task.build(0).state_dict(), weights)
     assert same(task.initial(0).state_dict(), tiny.initial(0).state_dict())
     assert same(starting_weights(start), weights)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("text", [b"hi", b"root:x:0:0", b"", b"\x80\x02."])
+def test_what_is_no_file_of_weights_is_one_line(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a file of weights: ") as caught:
+        replace(tiny, start=FromFile(path=str(tmp_path / name))).prepare()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_to_start_from_is_found_from_here_wherever_data_are(tmp_path, monkeypatch):
+    (tmp_path / "r" / "final").mkdir(parents=True)
+    save_file(tiny.build(5).state_dict(), tmp_path / "r" / "final" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLF_RAY_DATA", str(tmp_path / "elsewhere"))
+    task = anchored(replace(tiny, start=FromRun(run="r")))
+    assert task.start.run == str(tmp_path / "r")
+    assert same(task.build(0).state_dict(), tiny.build(5).state_dict())
 
 
 def test_a_model_that_cannot_take_the_images_is_refused_by_prepare():

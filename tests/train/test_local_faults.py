@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_phase(
     outcome = carry(run)
     assert outcome.state == "failed"
     assert outcome.message.startswith(f"the training loss is {value} at step 7 (phase 'relearn' of generation 1); ")
-    assert "the weights of step-00000006 are kept; lower optim.lr" in outcome.message
+    assert "the weights of step-00000006 are kept; the same settings would end here again" in outcome.message
     assert "\n" not in outcome.message
     assert not (run.folder / "final").exists()
     assert all(math.isfinite(r["values"]["train/loss"]) for r in journal(run.folder, "metrics"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llf_ray.cluster.outcome import write_outcome
 from llf_ray.config import SettingError
 from llf_ray.engine.base import EngineSettings
 from llf_ray.engine.local import LocalEngine
@@ -20,10 +21,12 @@ from llf_ray.journal import Tracking
 from llf_ray.plan import Curve, DataRule, Length, Phase, Rule, Until
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
 from llf_ray.train.adviser import CUT_REQUEST, CUTS, STOP_REQUEST, Adviser, read_cuts
-from llf_ray.train.folder import create, open_run
+from llf_ray.train.folder import create, extend, is_longer, open_run
+from llf_ray.train.state import checkpoints
 from tests.laws.test_methods import LATER, METHODS
 from tests.local import (
     ADAMW,
@@ -306,6 +309,42 @@ def test_a_cut_that_is_asked_for_while_a_run_rests_in_mid_phase_crosses_the_whol
     assert (operation["step"], operation["generation"]) == (4, 1)
     assert operation["entries"] > 0
     assert [(record["name"], record["step"]) for record in journal(run.folder, "phase")] == [("p", 0), ("q", 4)]
+
+
+LONGER = {
+    "later_layer": LaterLayer(generations=2, epochs=2, warmup_epochs=0, threshold="body"),
+    "seal": Seal(generations=2, epochs=2, ascent_epochs=1, warmup_epochs=0, threshold="body"),
+}
+
+
+@pytest.mark.parametrize("stop", [None, 5])
+@pytest.mark.parametrize("recipe", LONGER.values(), ids=LONGER.keys())
+def test_a_run_that_is_made_longer_ends_as_the_longer_one(recipe: Any, stop: int | None, tmp_path: Path) -> None:
+    """Also a finished one, whose last checkpoint lies behind a boundary that has more operations now."""
+    reference = whole(settings(replace(recipe, generations=4)), tmp_path / "long")
+    run = create(prepare(settings(recipe)), tmp_path / "run")
+    first = carry(run) if stop is None else carry(run, stopping_at(stop))
+    assert first.state == ("finished" if stop is None else "stopped")
+    write_outcome(run.folder, first)
+    longer = open_run(run.folder, {"recipe.generations": "4"})
+    assert is_longer(longer)
+    extend(longer)
+    assert not is_longer(longer)
+    assert carry(longer).state == "finished"
+    assert same_bits(final(run.folder), final(reference))
+    operations = [[(r["step"], r["digest"]) for r in journal(f, "operation")] for f in (run.folder, reference)]
+    assert operations[0] == operations[1]
+    assert len(checkpoints(run.folder / "checkpoints")) >= 4
+
+
+def test_a_run_that_cannot_be_made_longer_says_why(tmp_path: Path) -> None:
+    run = create(prepare(settings(Restarts(generations=2, epochs=1, warmup_epochs=0))), tmp_path / "run")
+    for number in ("1", "2"):
+        with pytest.raises(SettingError, match=r"it has generations 0 to 1, and the new plan does not begin with them"):
+            open_run(run.folder, {"recipe.generations": number})
+    tuned = create(prepare(settings(Rifle(generations=2, epochs=1, head="head"))), tmp_path / "tuned")
+    with pytest.raises(SettingError, match="its rate follows one curve over the whole run"):
+        open_run(tuned.folder, {"recipe.generations": "3"})
 
 
 def test_rules_and_masks_are_set_once_a_phase(tmp_path: Path) -> None:
