@@ -360,17 +360,25 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
     _quiet(plain)
     heard, log_file = Heard(), made.folder / LOG
-    (outcome,) = execute([made], title=made.folder.name, verbose=verbose, log_file=log_file, on_signal=heard)
+    (outcome,) = execute(
+        [made], title=made.folder.name, verbose=verbose, log_file=log_file, on_signal=heard, on_end=_draw_run
+    )
     _end([outcome], heard, _outcome_lines(made.folder, outcome), log_file)
 
 
+def _draw_run(folder: Path) -> None:
+    from llf_ray.figures import draw_run
+
+    draw_run(folder, folder / "figures" / "run.png")
+
+
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
-    from llf_ray.display import amount, duration
+    from llf_ray.display import amount, duration, metric_words
 
     if outcome.state != "finished":
         said = outcome.message if outcome.message.startswith(outcome.state) else f"{outcome.state}: {outcome.message}"
         return [said, f"{'once its cause is gone, ' * (outcome.state == 'failed')}go on with: llf-ray resume {folder}"]
-    scores = ", ".join(f"{name.replace('/', ' ')} {amount(name, value)}" for name, value in outcome.scores.items())
+    scores = ", ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in outcome.scores.items())
     total = sum(outcome.seconds.values())
     share = (
         f" ({outcome.seconds.get('steps', 0.0) / total:.0%} of {duration(total)} in optimizer steps)" if total else ""
@@ -379,6 +387,7 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
         f"finished after {outcome.step:,} steps{share}",
         scores,
         f"weights: {folder / 'final' / 'model.safetensors'}",
+        f"picture: {folder / 'figures' / 'run.png'}",
     ]
 
 
@@ -555,6 +564,31 @@ def sync(run: str, uri: str | None, folder: Path) -> None:
         _leave(str(error), 1)
     if is_comparison(found) and (problem := publish(found, uri)):
         _leave(problem, 1)
+
+
+@main.command()
+@run_argument
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write it [default: RUN/slim].")
+@runs_option
+def slim(run: str, out: Path | None, folder: Path) -> None:
+    """Take the slim network out of a finished run of knowledge evolution by kernels.
+
+    It is written as weights with a table of widths, which `llf_ray.nn.slim.load_slim` reads with torch and timm alone.
+    """
+    from llf_ray.display import amount, metric_words
+    from llf_ray.studies.slim import slim_of
+
+    found = _checked(lambda: slim_of(_find(run, folder), out))
+    click.echo(
+        f"slim: {found.parameters:,} of {found.whole_parameters:,} parameters "
+        f"({found.parameters / found.whole_parameters:.1%}), {100 * found.share:g} % of the channels of each layer"
+    )
+    for name, value in found.scores.items():
+        click.echo(
+            f"test {metric_words(name)}: {amount(name, value)} (whole network {amount(name, found.whole_scores[name])})"
+        )
+    click.echo(f"largest difference from the whole network with its forgotten part zeroed: {found.difference:.2g}")
+    click.echo(f"written: {found.folder}")
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -11,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from llf_ray.journal import (
     ENDED,
+    FRACTIONS,
     LOST,
     RunSummary,
     Tail,
@@ -28,12 +31,12 @@ from llf_ray.journal import (
     summary,
 )
 
-__all__ = ["Display", "runs_table", "watch"]
+__all__ = ["Display", "Trimmed", "amount", "duration", "metric_words", "runs_table", "state_words", "watch"]
 
 logger = logging.getLogger(__name__)
 
-QUIET = 10.0  # seconds between two plain lines of one run, unless the second is one that nobody may miss
-STILL_HERE = 60.0  # seconds without a phase or a score after which a plain line says that steps go on
+QUIET = 10.0  # seconds between two plain lines about a run's progress
+SHORT = 1.0  # seconds between two plain lines about phases of one generation
 POLL = 0.5  # seconds between two looks at the journals
 LOST_CHECK = 5.0  # seconds between two checks whether a silent run's driver lives
 WINDOW = 40  # metric records over which the rate of steps is taken
@@ -49,7 +52,6 @@ STYLES = {
     "damaged": "bold red",
 }
 DIRECTION_STYLES = {"ascend": "magenta", "hold": "blue", "descend": ""}
-FRACTIONS = ("accuracy", "accuracy_top5", "top1", "top5")  # scores that people read in per cent
 
 
 # ------------------------------------------------------------------------------------------------------ words
@@ -58,6 +60,21 @@ FRACTIONS = ("accuracy", "accuracy_top5", "top1", "top5")  # scores that people 
 def amount(name: str, value: float) -> str:
     """A score or loss in the width that a person reads: accuracies in per cent, others in four digits."""
     return f"{100 * value:.1f} %" if name.rpartition("/")[2] in FRACTIONS else f"{value:#.4g}"
+
+
+def metric_words(name: str) -> str:
+    """``accuracy_top5`` as ``top-5 accuracy``, ``test/loss`` as ``test loss``."""
+    return re.sub(r"(\w+)_top(\d+)", r"top-\2 \1", name).replace("/", " ")
+
+
+def reason(state: str, message: str) -> str:
+    """A state's message without the state itself, where it begins with it."""
+    return message.removeprefix(state).lstrip(" :") if message.startswith(state) else message
+
+
+def state_words(state: str, message: str) -> str:
+    """What has become of a run, its state named once: ``stopped at step 230``, ``lost: its driver is gone``."""
+    return message if message.startswith(state) else f"{state}: {message}" if message else state
 
 
 def duration(seconds: float) -> str:
@@ -134,7 +151,9 @@ class View:
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     last_operation: str = ""
     last_note: str = ""
-    printed: dict[str, float] = field(default_factory=dict)  # last plain line by kind of record, by its clock
+    last_lines: dict[str, float] = field(default_factory=dict)  # of "phase" and "progress", by the journal's clock
+    last_generation: int | None = None  # of which a plain line has told
+    held_back: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # newest "phase" and "progress" not told
 
     def see(self, record: Mapping[str, Any]) -> None:
         self.run.see(record)
@@ -155,7 +174,7 @@ class View:
         if last <= first or end <= begin:
             return None
         left = (self.run.total - last) * (end - begin) / (last - first)
-        return max(0.0, left - max(0.0, now - end))
+        return max(0.0, left - max(0.0, now - end)) if self.run.step < self.run.total else None
 
 
 def operation_words(record: Mapping[str, Any]) -> str:
@@ -170,7 +189,7 @@ def plain_line(view: View, record: Mapping[str, Any]) -> str | None:
     run, kind = view.run, record["kind"]
     step = f"step {of(record.get('step', run.step), run.total)}"
     if kind == "state":
-        return record["state"] + (f": {record['message']}" if record.get("message") else "")
+        return state_words(record["state"], record.get("message", ""))
     if kind == "note":
         return str(record["message"])
     if kind == "phase":
@@ -179,7 +198,9 @@ def plain_line(view: View, record: Mapping[str, Any]) -> str | None:
     if kind == "score":
         return f"{step}  {spot(run)}  {record['role']} {numbers(record['values'])}" + _pace(view, record["time"])
     if kind == "metrics":
-        return f"{step}  {spot(run)}  {numbers(losses(run))}" + _pace(view, record["time"])
+        told = [spot(run), numbers(losses(run))]
+        told += [f"validation {score}"] if (score := main_score(run, "validation")) else []
+        return "  ".join((step, *told)) + _pace(view, record["time"])
     return None
 
 
@@ -189,7 +210,7 @@ def losses(run: RunSummary) -> dict[str, float]:
 
 
 def numbers(values: Mapping[str, float], most: int = 4) -> str:
-    return "  ".join(f"{name} {amount(name, value)}" for name, value in list(values.items())[:most])
+    return "  ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in list(values.items())[:most])
 
 
 def _pace(view: View, now: float) -> str:
@@ -209,8 +230,8 @@ class Display:
     """Shows the runs of a driver: live where the console is a terminal, else as plain lines at a calm rate.
 
     Feed it with `update`, or let `follow` read the journals in a thread. A plain console gets a line for
-    every state, note and test score of a run, for a phase and a validation score at most every `QUIET`
-    seconds, and one a minute where nothing else comes.
+    every state, note, test score and generation of a run, for other phases at most one every `SHORT` seconds (the
+    newest wins), and one about progress every `QUIET` seconds and at the end.
     """
 
     def __init__(
@@ -224,7 +245,7 @@ class Display:
     ) -> None:
         self.title = title
         self.console = console if console is not None else Console(highlight=False)
-        is_screen = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._is_screen = self.console.is_terminal and not self.console.is_dumb_terminal
         self._clock = clock
         self._begun = clock()
         self._lock = threading.RLock()
@@ -234,7 +255,7 @@ class Display:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: Live | None = None
-        if is_screen if live is None else live:
+        if self._is_screen if live is None else live:
             self._live = Live(
                 console=self.console,
                 get_renderable=self.render,
@@ -298,20 +319,33 @@ class Display:
 
     def _print(self, name: str, view: View, record: Mapping[str, Any]) -> None:
         kind, now = record["kind"], record.get("time") or 0.0
-        must = kind in ("state", "note") or (kind == "score" and record["role"] == "test")
-        if not must:
-            if kind in ("operation", "checkpoint"):
-                return
-            last = max(view.printed.values(), default=now) if kind == "metrics" else view.printed.get(kind, -QUIET)
-            if now - last < (STILL_HERE if kind == "metrics" else QUIET):
-                return
-        line = plain_line(view, record)
-        if line is None:
+        is_end = record.get("state") in ENDED or record.get("role") == "test"
+        if is_end:
+            self._tell(name, view, "phase", now)
+            self._tell(name, view, "progress", now)
+        if is_end or kind in ("state", "note"):
+            self._line(name, view, record)
+        elif kind in ("phase", "metrics", "score"):
+            view.held_back["phase" if kind == "phase" else "progress"] = record
+        if view.run.generation != view.last_generation or now - view.last_lines.get("phase", 0.0) >= SHORT:
+            self._tell(name, view, "phase", now)
+        if now - view.last_lines.setdefault("progress", now) >= QUIET:
+            self._tell(name, view, "progress", now)
+
+    def _tell(self, name: str, view: View, what: str, now: float) -> None:
+        """Print what was held back, if anything was."""
+        if what not in view.held_back:
             return
-        view.printed[kind] = now
+        self._line(name, view, view.held_back.pop(what))
+        view.last_lines[what] = now
+        if what == "phase":
+            view.last_generation = view.run.generation
+
+    def _line(self, name: str, view: View, record: Mapping[str, Any]) -> None:
+        line = plain_line(view, record)
         prefix = f"{name}: " if len(self._views) > 1 else ""
-        # no wrapping, no markup, no control codes: the line goes to a file
-        self.console.print(Text(prefix + line), soft_wrap=True, highlight=False)
+        if line is not None:  # no wrapping, no markup, no control codes: the line goes to a file
+            self.console.print(Text(prefix + line), soft_wrap=True, highlight=False)
 
     # --- live
 
@@ -335,7 +369,8 @@ class Display:
                 parts += self._troubles()
                 if active.run.state in ENDED:
                     return Group(*parts)
-            parts += list(detail(active, now, width, alone=len(self._views) == 1))
+            alone = len(self._views) == 1
+            parts += list(detail(active, now, width, alone=alone, is_screen=self._is_screen))
             return Group(*parts)
 
     def _choose(self) -> str:
@@ -389,7 +424,7 @@ class Display:
             run = self._views[name].run
             is_active = name == self._active and run.state not in ENDED
             table.add_row(
-                Text(shortened(name, max(12, width - fixed)), style="bold" if is_active else ""),
+                Text(self._short(name, width - fixed), style="bold" if is_active else ""),
                 Text(run.state, style=STYLES.get(run.state, "")),
                 of(run.step, run.total) if run.step else "",
                 main_score(run, "validation"),
@@ -402,11 +437,15 @@ class Display:
     def _troubles(self) -> list[RenderableType]:
         """Why trainings ended early; on a live screen the last one only."""
         lines = [
-            Text(f"{shortened(name, 40)}: {view.run.message}", style=STYLES[view.run.state])
+            Text(f"{self._short(name, 40)}: {view.run.message}", style=STYLES[view.run.state])
             for name, view in self._views.items()
             if view.run.state in ENDED and view.run.message and view.run.state != "finished"
         ]
         return [*(lines if self._closing else lines[-1:])]
+
+    def _short(self, name: str, width: int) -> str:
+        """A screen has its width; in a file a name stays whole."""
+        return shortened(name, max(12, width)) if self._is_screen else name
 
     def _fitting(self, room: int) -> tuple[list[str], int]:
         """Names for the lines that a screen has: those around the active one, in their order."""
@@ -419,7 +458,7 @@ class Display:
         return names[first : first + room], len(names) - room
 
 
-def detail(view: View, now: float, width: int, *, alone: bool) -> Iterator[RenderableType]:
+def detail(view: View, now: float, width: int, *, alone: bool, is_screen: bool) -> Iterator[RenderableType]:
     """The lines about one run: who and where, directions, progress, numbers, what happened last."""
     run = view.run
     if not alone:
@@ -427,18 +466,18 @@ def detail(view: View, now: float, width: int, *, alone: bool) -> Iterator[Rende
     where = place(run)
     if run.phases is not None and run.phase_index is not None:
         where += f" ({run.phase_index + 1} of {run.phases})"
-    name = shortened(run.name, max(12, width - len(where) - len(run.state) - 5))
+    name = shortened(run.name, max(12, width - len(where) - len(run.state) - 5)) if is_screen else run.name
     yield Text.assemble(
         (name, "bold"),
         "  ",
         (run.state, STYLES.get(run.state, "")),
         "  ",
         where,
-        no_wrap=True,
-        overflow="ellipsis",
+        no_wrap=is_screen,
+        overflow="ellipsis" if is_screen else "fold",
     )
     if run.state in ENDED and run.message:
-        yield Text(f"  {run.message}", style=STYLES.get(run.state, ""))
+        yield Text(f"  {reason(run.state, run.message)}", style=STYLES.get(run.state, ""))
     if run.directions and run.state not in ENDED:
         line = Text("  ", no_wrap=True, overflow="ellipsis")
         for number, (what, groups) in enumerate(directions(run)):
@@ -447,7 +486,7 @@ def detail(view: View, now: float, width: int, *, alone: bool) -> Iterator[Rende
             line.append(f" {groups}")
         yield line
     if run.total:
-        yield _progress(view, now, width)
+        yield _progress(view, now, width) if is_screen else Text(f"  {_progress_words(view, now)}")
     values = numbers(losses(run), most=3)
     if "images_per_second" in run.values:
         values += f"  {run.values['images_per_second']:,.0f} images/s"
@@ -460,12 +499,16 @@ def detail(view: View, now: float, width: int, *, alone: bool) -> Iterator[Rende
         yield Text(f"  {last}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def _progress(view: View, now: float, width: int) -> Table:
+def _progress_words(view: View, now: float) -> str:
     run = view.run
     assert run.total
     left = view.seconds_left(now) if run.state not in ENDED else None
     words = f"step {run.step:,}/{run.total:,}  {100 * run.step / run.total:3.0f} %"
-    words += f"  {duration(left)} left" if left is not None else ""
+    return words + (f"  {duration(left)} left" if left is not None else "")
+
+
+def _progress(view: View, now: float, width: int) -> Table:
+    run, words = view.run, _progress_words(view, now)
     bar = ProgressBar(
         total=run.total,
         completed=run.step,
@@ -515,7 +558,7 @@ def watch(run_folder: Path, once: bool = False, *, console: Console | None = Non
         display.absorb(name, record)
     if once:
         _mark_lost(display, folders)
-        console.print(display.picture())
+        console.print(Trimmed(display.picture()))
         return display.states()[-1]
     with display:
         last_check = float("-inf")
@@ -543,34 +586,85 @@ def _mark_lost(display: Display, folders: Mapping[str, Path]) -> None:
             display.mark_lost(name)
 
 
-def runs_table(root: Path, width: int = 80, now: float | None = None) -> Table:
-    """All runs below ``root``, oldest first, in ``width`` columns: what `llf-ray runs` prints."""
+@dataclass(frozen=True)
+class Trimmed:
+    """What it holds, without the blanks that fill lines up to the screen's edge: a file needs none."""
+
+    body: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self.body, options, pad=False):
+            while line and not line[-1].text.strip():
+                line.pop()
+            yield from line[:-1]
+            yield from (Segment(last.text.rstrip(), last.style) for last in line[-1:])
+            yield Segment.line()
+
+
+HEADS = ("state", "where", "step", "valid.", "test", "begun")
+DISPENSABLE = ("begun", "where", "valid.")  # columns that give way to the names, the first first
+
+
+@dataclass(frozen=True)
+class RunsTable:
+    """Runs, a line each, as wide as the console: names stay whole, and other columns leave where room is short."""
+
+    runs: Sequence[RunSummary]
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]]  # by column of `HEADS`
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = {head: 2 + max(map(len, column)) for head, *column in zip(HEADS, *((HEADS, *self.rows)), strict=True)}
+        longest = max(map(len, ("run", *self.names)))
+        for head in DISPENSABLE:
+            if longest + sum(widths.values()) > options.max_width:
+                del widths[head]
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        table.add_column("run", overflow="fold")
+        for head in widths:
+            table.add_column(head, no_wrap=True, justify="right" if head in HEADS[2:] else "left")
+        for run, name, row in zip(self.runs, self.names, self.rows, strict=True):
+            cells = [Text(cell) for head, cell in zip(HEADS, row, strict=True) if head in widths]
+            cells[0].stylize(STYLES.get(run.state, ""))
+            table.add_row(Text(name), *cells)
+        yield Trimmed(table)
+
+
+def runs_table(root: Path, now: float | None = None) -> RunsTable:
+    """All runs below ``root``, oldest first, trainings indented below their comparison: what `llf-ray runs` prints."""
     now = time.time() if now is None else now
-    runs = [summary(folder, now) for folder in run_folders(root)]
-    rows = [
-        (
-            run.state,
-            _where(run),
-            of(run.step, run.total) if run.step else "",
-            main_score(run, "validation"),
-            main_score(run, "test"),
-            age(now - run.started) if run.started else "",
-        )
-        for run in runs
-    ]
-    heads = ("state", "where", "step", "valid.", "test", "begun")
-    others = sum(2 + max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads)))
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for head in ("run", *heads):
-        table.add_column(head, no_wrap=True, justify="right" if head in heads[2:] else "left")
-    for run, row in zip(runs, rows, strict=True):
-        name = shortened(run.name, max(12, width - others))
-        table.add_row(Text(name), Text(row[0], style=STYLES.get(run.state, "")), *(Text(cell) for cell in row[1:]))
-    return table
+    runs = {folder.resolve(): summary(folder, now) for folder in run_folders(root)}
+    children: dict[Path | None, list[Path]] = {}
+    for folder, run in runs.items():
+        parent = (folder / run.parent).resolve() if run.parent else None
+        children.setdefault(parent if parent in runs and parent != folder else None, []).append(folder)
+    listed = [(runs[folder], depth, len(children.get(folder, ()))) for folder, depth in _family(children, None)]
+    return RunsTable(
+        runs=[run for run, _, _ in listed],
+        names=["  " * depth + run.name for run, depth, _ in listed],
+        rows=[
+            (
+                run.state,
+                f"{trainings} trainings" if trainings else _where(run),
+                of(run.step, run.total) if run.step else "",
+                main_score(run, "validation"),
+                main_score(run, "test"),
+                age(now - run.started) if run.started else "",
+            )
+            for run, _, trainings in listed
+        ],
+    )
+
+
+def _family(children: Mapping[Path | None, Sequence[Path]], parent: Path | None) -> Iterator[tuple[Path, int]]:
+    """Everyone below a parent, each in front of its own, with its depth."""
+    for folder in children.get(parent, ()):
+        yield folder, 0
+        yield from ((one, depth + 1) for one, depth in _family(children, folder))
 
 
 def _where(run: RunSummary) -> str:
-    return "" if run.state in ("finished", "waiting") else shortened(spot(run), 20)
+    return "" if run.state in ("finished", "waiting") else spot(run)
 
 
 def age(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Every picture of the project, from plain data to a PNG. Nothing here reads runs, plans or journals.
+"""Every picture of the project, from plain data to a PNG. Nothing here reads plans; of a run the journal alone.
 
 Colours are Okabe and Ito's, which people of every colour vision tell apart; lines differ in their dashes too.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
+from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-__all__ = ["Arm", "Band", "Lane", "Line", "Marks", "Timeline", "comparison", "timeline"]
+from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
+
+__all__ = ["Arm", "Band", "Lane", "Line", "Marks", "Timeline", "comparison", "draw_run", "timeline"]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -117,7 +120,10 @@ class Marks:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """What a run will do, ready to be drawn."""
+    """What a run will do, ready to be drawn.
+
+    ``held`` are the stretches in which the zeros of a mask stay zero; ``rates_note`` says what the lines leave out.
+    """
 
     title: str
     total: int
@@ -125,14 +131,13 @@ class Timeline:
     lanes: tuple[Lane, ...]
     lines: tuple[Line, ...]
     marks: tuple[Marks, ...] = ()
+    held: tuple[Lane, ...] = ()
+    rates_note: str = ""
 
 
-WIDTH, LEFT, RIGHT = (
-    11.0,
-    1.85,
-    0.3,
-)  # of a timeline, in inches: fixed, so that plans below one another share their steps
-TITLE, STRIP, GAP, RATES, ASCENT, LEGEND, ROW, AXIS = 0.42, 0.46, 0.1, 1.4, 0.5, 0.34, 0.26, 0.6
+WIDTH, LEFT, RIGHT = 11.0, 2.0, 0.3  # of a timeline, in inches: fixed, so that plans below one another share steps
+TITLE, STRIP, GAP, RATES, ASCENT, LEGEND, ROW, HIGH_ROW, AXIS = 0.42, 0.46, 0.1, 1.4, 0.6, 0.34, 0.26, 0.32, 0.6
+MEASURED, MEASURED_GAP = 1.7, 0.16  # of an axis of scores
 
 
 def timeline(pictures: Sequence[Timeline], path: Path) -> Path:
@@ -155,8 +160,15 @@ def _ascends(picture: Timeline) -> bool:
     return any(value < 0 for line in picture.lines for value in line.values)
 
 
+def _labels(picture: Timeline) -> list[str]:
+    """Of the rows below the rates, in two lines at most."""
+    every = [*(lane.label for lane in (*picture.lanes, *picture.held)), *(marks.label for marks in picture.marks)]
+    return ["\n".join(wrap(label, 32, max_lines=2, placeholder=" ...")) for label in every]
+
+
 def _lanes_height(picture: Timeline) -> float:
-    return ROW * (len(picture.lanes) + len(picture.marks))
+    labels = _labels(picture)
+    return (HIGH_ROW if any("\n" in label for label in labels) else ROW) * len(labels)
 
 
 def _height(picture: Timeline) -> float:
@@ -179,18 +191,26 @@ class Sheet:
         return ax
 
 
-def _draw_timeline(sheet: Sheet, picture: Timeline) -> None:
+def _draw_timeline(sheet: Sheet, picture: Timeline, measured: Sequence[Measured] = ()) -> None:
     strip = sheet.axes(STRIP, TITLE)
     strip.set_title(shorten(picture.title, 80, placeholder=" ..."), pad=5)
-    rates = sheet.axes(RATES, GAP)
+    scores = [sheet.axes(MEASURED, MEASURED_GAP) for _ in measured]
+    rates = sheet.axes(RATES, MEASURED_GAP if measured else GAP)
     ascent = sheet.axes(ASCENT, GAP) if _ascends(picture) else None
     lanes = sheet.axes(_lanes_height(picture), LEGEND)
     _draw_bands(strip, picture)
+    for ax, one in zip(scores, measured, strict=True):
+        _draw_measured(ax, one)
     _draw_rates(rates, ascent, picture)
     _draw_lanes(lanes, picture)
-    for ax in filter(None, (strip, rates, ascent, lanes)):
-        for start in _generation_starts(picture.bands)[1:]:
+    generations = _generation_starts(picture.bands)[1:]
+    for ax in filter(None, (strip, *scores, rates, ascent, lanes)):
+        for start in generations:
             ax.axvline(start, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0.5)
+    for ax in scores:
+        for band in picture.bands[1:]:
+            if band.start not in generations:
+                ax.axvline(band.start, color="#cccccc", linewidth=0.8, linestyle=(0, (1, 2)), zorder=0.5)
     lanes.tick_params(axis="x", bottom=True, labelbottom=True)
     _count_steps(lanes)
 
@@ -258,9 +278,25 @@ def _write(ax: Axes, words: str, start: int, stop: int, height: float) -> None:
     text.set_visible(text.get_window_extent().width + 4 < high - low)
 
 
+def _broken(line: Line, bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a line, with a gap wherever the rate jumps from one phase to the next: where it changes
+    faster across the boundary than on either side of it.
+    """
+    steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
+    if len(steps) < 2:
+        return steps, values
+    slopes = np.abs(np.diff(values) / np.diff(steps))
+    jumps = []
+    for place in sorted({int(np.searchsorted(steps, band.start)) for band in bands}):
+        if 0 < place < len(steps):
+            beside = max([*slopes[max(0, place - 2) : place - 1], *slopes[place : place + 1]], default=0.0)
+            jumps += [place] if slopes[place - 1] > 2 * beside + 1e-9 else []
+    return np.insert(steps, jumps, steps[jumps]), np.insert(values, jumps, np.nan)
+
+
 def _draw_rates(above: Axes, below: Axes | None, picture: Timeline) -> None:
     for number, line in enumerate(picture.lines):
-        steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
+        steps, values = _broken(line, picture.bands)
         style: dict[str, Any] = {
             "color": ARM_COLOURS[number % len(ARM_COLOURS)],
             "linestyle": DASHES[number % len(DASHES)],
@@ -271,16 +307,22 @@ def _draw_rates(above: Axes, below: Axes | None, picture: Timeline) -> None:
             below.plot(steps, np.where(values < 0, values, np.nan), **style)
     above.set_ylim(bottom=0)
     _label(above, "learning rate")
-    above.yaxis.set_major_locator(MaxNLocator(4))
-    if len(picture.lines) > 1:
+    above.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    if picture.rates_note:
+        above.plot([], [], linestyle="none", label=picture.rates_note)
+    if len(picture.lines) > 1 or picture.rates_note:
         above.set_ylim(top=above.get_ylim()[1] * 1.2)
-        above.legend(loc="upper right", ncols=min(4, len(picture.lines)), handlelength=2.2, borderaxespad=0.1)
-    if below is not None:
-        below.set_ylim(top=0)
-        _label(below, "ascent")
-        below.set_yticks(
-            [tick for tick in MaxNLocator(3).tick_values(*below.get_ylim()) if below.get_ylim()[0] <= tick < 0]
+        every = zip(*above.get_legend_handles_labels(), strict=True)
+        shown = [entry for entry in every if len(picture.lines) > 1 or entry[1] == picture.rates_note]
+        above.legend(
+            *zip(*shown, strict=True), loc="upper right", ncols=min(4, len(shown)), handlelength=2.2, borderaxespad=0.1
         )
+    if below is not None:
+        lowest = min(value for line in picture.lines for value in line.values)
+        ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(lowest, 0.0)
+        below.set_ylim(min(ticks[0], 1.05 * lowest), 0)
+        below.set_yticks([tick for tick in ticks if tick < 0])
+        _label(below, "ascent")
         below.spines["bottom"].set_visible(False)
         below.spines["top"].set_visible(True)
 
@@ -303,11 +345,15 @@ def _direction_colour(direction: float) -> str:
 
 
 def _draw_lanes(ax: Axes, picture: Timeline) -> None:
-    labels = [lane.label for lane in picture.lanes] + [marks.label for marks in picture.marks]
+    labels = _labels(picture)
     for row, lane in enumerate(picture.lanes):
         for start, stop, direction in lane.spans:
             ax.barh(row, stop - start, left=start, height=0.66, color=_direction_colour(direction), linewidth=0)
-    for row, marks in enumerate(picture.marks, start=len(picture.lanes)):
+    for row, lane in enumerate(picture.held, start=len(picture.lanes)):
+        ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
+        for start, stop, _ in lane.spans:
+            ax.barh(row, stop - start, left=start, height=0.5, color="white", edgecolor=GREY, hatch="////", linewidth=0)
+    for row, marks in enumerate(picture.marks, start=len(picture.lanes) + len(picture.held)):
         ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
         ax.plot(
             marks.steps,
@@ -318,11 +364,11 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             color="#333333",
             clip_on=False,
         )
-    ax.set_yticks(range(len(labels)), ["\n".join(wrap(shorten(label, 54, placeholder=" ..."), 28)) for label in labels])
+    ax.set_yticks(range(len(labels)), labels)
     for text in ax.get_yticklabels():
-        text.set_fontsize(7 if "\n" in text.get_text() else 8.5)
+        text.set_fontsize(7 if len(text.get_text()) > 24 else 8.5)
     ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=8)
     ax.spines["left"].set_visible(False)
     directions = {direction for lane in picture.lanes for _, _, direction in lane.spans}
     found = [("descend", DESCEND, any(d > 0 for d in directions)), ("hold", HOLD, 0 in directions)]
@@ -340,6 +386,136 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             handlelength=1.2,
             columnspacing=1.2,
         )
+
+
+# --------------------------------------------------------------------------------------------------------- a single run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A value by optimizer step, and single points of it that have names."""
+
+    label: str
+    metric: str
+    colour: str
+    points: tuple[tuple[int, float], ...]
+    named: tuple[tuple[str, int, float], ...] = ()  # (name, step, value)
+
+
+def draw_run(run_folder: Path, path: Path) -> Path:
+    """Draw what became of a run, from its journal alone: training loss, validation and test score and learning rates by
+    optimizer step, with its phases and operations.
+
+    Raises:
+        ValueError: the run has begun no phase.
+    """
+    records = list(read(run_folder / "journal.jsonl"))
+    run = blank_summary(run_folder)
+    for record in records:
+        run.see(record)
+    if run.total is None:
+        raise ValueError(f"{run_folder} has begun no phase: there is nothing to draw")
+    picture = _run_timeline(run, records)
+    measured = [one for one in (_training_loss(records), _scores(run, records)) if one.points or one.named]
+    height = _height(picture) + len(measured) * (MEASURED + MEASURED_GAP)
+    with _drawing(path, WIDTH, height, constrained=False) as figure:
+        _draw_timeline(Sheet(figure, height, max(1, picture.total)), picture, measured)
+    return path
+
+
+def _run_timeline(run: RunSummary, records: Sequence[Mapping[str, Any]]) -> Timeline:
+    assert run.total is not None
+    phases = [record for record in records if record["kind"] == "phase"]
+    stops = [*(record["step"] for record in phases[1:]), min(phases[-1]["stop"], run.total)]
+    stretches = [(record, record["step"], stop) for record, stop in zip(phases, stops, strict=True)]
+    stretches = [stretch for stretch in stretches if stretch[1] < stretch[2]]
+    groups = list(dict.fromkeys(group for record in phases for group in record["directions"]))
+    groups.sort(key=lambda group: group == "rest")
+    operations: dict[str, list[int]] = {}
+    for record in records:
+        if record["kind"] == "operation":
+            operations.setdefault(record["operation"], []).append(record["step"])
+    told = f"{run.step:,} of {run.total:,}" if run.step < run.total else f"{run.total:,}"
+    return Timeline(
+        title=f"{run.name}: {run.state}, {told} optimizer steps",
+        total=run.total,
+        bands=tuple(
+            Band(start=start, stop=stop, name=record["name"], generation=record["generation"])
+            for record, start, stop in stretches
+        ),
+        lanes=tuple(
+            Lane(
+                label=group if len(groups) > 1 else "all layers",
+                spans=tuple((start, stop, record["directions"].get(group, 1.0)) for record, start, stop in stretches),
+            )
+            for group in groups
+        ),
+        lines=tuple(_rate_line(group, records) for group in groups),
+        marks=tuple(Marks(label=label, steps=tuple(steps)) for label, steps in operations.items()),
+    )
+
+
+def _rate_line(group: str, records: Sequence[Mapping[str, Any]]) -> Line:
+    """A group's rate with its direction's sign; one that a phase has no rule for moves with the rest."""
+    points = []
+    for record in records:
+        values = record["values"] if record["kind"] == "metrics" else {}
+        label = group if f"lr/{group}" in values else "rest"
+        if f"lr/{label}" in values:
+            points.append((record["step"], values[f"lr/{label}"] * values.get(f"direction/{label}", 1.0)))
+    return Line(label=group, steps=tuple(step for step, _ in points), values=tuple(value for _, value in points))
+
+
+def _training_loss(records: Sequence[Mapping[str, Any]]) -> Measured:
+    points = [
+        (record["step"], record["values"]["train/loss"])
+        for record in records
+        if record["kind"] == "metrics" and "train/loss" in record["values"]
+    ]
+    return Measured(label="training loss", metric="loss", colour=GREY, points=tuple(points))
+
+
+def _scores(run: RunSummary, records: Sequence[Mapping[str, Any]]) -> Measured:
+    """Validation and test, by the first metric that is not the loss."""
+    names = [name for values in run.scores.values() for name in values]
+    metric = next((name for name in names if name != "loss"), "loss")
+    found = [
+        (record["role"], record["step"], record["values"][metric])
+        for record in records
+        if record["kind"] == "score" and metric in record["values"]
+    ]
+    return Measured(
+        label=f"validation {metric}",
+        metric=metric,
+        colour=BLUE,
+        points=tuple((step, value) for role, step, value in found if role == "validation"),
+        named=tuple((role, step, value) for role, step, value in found if role == "test"),
+    )
+
+
+def _draw_measured(ax: Axes, measured: Measured) -> None:
+    style: dict[str, Any] = {"color": measured.colour, "linewidth": 1.6, "clip_on": False}
+    if len(measured.points) < 100:
+        style |= {"marker": "o", "markersize": 3.2}
+    ax.plot([step for step, _ in measured.points], [value for _, value in measured.points], **style)
+    ax.margins(y=0.14)
+    for name, step, value in measured.named:
+        words = f"{name} {_in_full(value, measured.metric)}" + f" at step {step:,}" * (len(measured.named) > 1)
+        dot: dict[str, Any] = {"marker": "o", "markersize": 7, "color": RED, "markeredgecolor": "white"}
+        ax.plot([step], [value], linestyle="none", clip_on=False, zorder=4, label=words, **dot)
+    if measured.named:  # above all curves: beside its dot a word would stand on them
+        ax.legend(
+            loc="lower right",
+            bbox_to_anchor=(1.0, 0.92),
+            borderaxespad=0,
+            ncols=len(measured.named),
+            handletextpad=0.2,
+            labelcolor=RED,
+        )
+    _label(ax, measured.label)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, measured.metric)))
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison
@@ -368,19 +544,22 @@ def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "ac
     many = len(arms) > 6
     with _drawing(path, 10.5, 5.0 + 0.25 * many * len(arms) / 2) as figure:
         main, side = figure.subplots(1, 2, width_ratios=[4.0, min(3.0, max(1.0, 0.28 * len(arms)))])
-        for number, arm in enumerate(arms):
-            _draw_arm(main, arm, number)
-        _draw_boundaries(main, arms)
-        _draw_test(side, arms, metric)
+        looks = _looks([arm.label for arm in arms])
+        for arm in arms:
+            _draw_arm(main, arm, looks[arm.label])
+        _draw_test(side, arms, looks, metric)
         main.set_title(shorten(title, 90, placeholder=" ..."))
         main.set_ylabel(f"validation {metric}")
         main.set_xlim(left=0)
         _count_steps(main)
         main.set_ylim(*_range(arms))
+        _draw_boundaries(main, arms, looks)
         for ax in (main, side):
             ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
         handles, labels = main.get_legend_handles_labels()
+        if any(arm.ascents for arm in arms):
+            handles, labels = [*handles, Patch(color="#b0b0b0")], [*labels, "ascent (below, in the arm's colour)"]
         if many:
             figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=3.2)
         elif handles:
@@ -388,15 +567,37 @@ def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "ac
     return path
 
 
-def _score(value: float, metric: str, digits: int = 10) -> str:
-    """A score as people say it: shares in per cent."""
-    return (
-        f"{round(100 * value, digits):g} %" if metric in ("accuracy", "top1", "top5") else f"{round(value, digits):g}"
-    )
+def _score(value: float, metric: str) -> str:
+    """A tick's score as people say it: shares in per cent."""
+    return f"{round(100 * value, 10):g} %" if metric in FRACTIONS else f"{round(value, 10):g}"
+
+
+def _in_full(value: float, metric: str) -> str:
+    """A score that was measured: ``78.0 %``."""
+    return f"{100 * value:.1f} %" if metric in FRACTIONS else f"{value:#.4g}"
+
+
+SCHEDULES = (
+    *("long", "restarts", "seal", "later_layer"),
+    *("later_layer_reverse", "later_layer_hold_later", "later_layer_hold_early", "later_layer_fixed"),
+    *("seal_reverse", "seal_hold_late", "seal_later_layer"),
+)  # each keeps its look in every comparison, whoever else is in it
+
+
+def _looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of every arm, by its name; no two of 32 alike.
+
+    A name that we do not know has the look that its letters draw, or the next one that is free.
+    """
+    num_looks = len(ARM_COLOURS) * len(DASHES)
+    numbers = {label: SCHEDULES.index(label) for label in labels if label in SCHEDULES}
+    for label in sorted(set(labels) - set(SCHEDULES)):
+        wished = [(crc32(label.encode()) + further) % num_looks for further in range(num_looks)]
+        numbers[label] = next((number for number in wished if number not in numbers.values()), wished[0])
+    return {label: _look(number) for label, number in numbers.items()}
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Colour and dashes of an arm: no two of 32 alike."""
     return {
         "color": ARM_COLOURS[number % len(ARM_COLOURS)],
         "linestyle": DASHES[(number + number // len(ARM_COLOURS)) % len(DASHES)],
@@ -412,53 +613,53 @@ def _on_common_steps(curves: Mapping[int, Sequence[tuple[int, float]]]) -> tuple
     return steps, np.array([[points[step] for step in steps] for points in by_seed])
 
 
-def _draw_arm(ax: Axes, arm: Arm, number: int) -> None:
+def _draw_arm(ax: Axes, arm: Arm, look: Mapping[str, Any]) -> None:
     steps, scores = _on_common_steps(arm.curves)
     if not steps:
         return
-    ax.plot(
-        steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, linewidth=2.0, zorder=3, **_look(number)
-    )
+    ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, linewidth=2.0, zorder=3, **look)
     if len(scores) > 1:
-        ax.fill_between(
-            steps, scores.min(0), scores.max(0), color=_look(number)["color"], alpha=0.15, linewidth=0, zorder=2
+        ax.fill_between(steps, scores.min(0), scores.max(0), color=look["color"], alpha=0.15, linewidth=0, zorder=2)
+
+
+def _draw_boundaries(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Generations as dotted lines; where an arm ascends, a thin bar at the bottom in its colour."""
+    for step in sorted({step for arm in arms for step in arm.generations}):
+        ax.axvline(step, color="#999999", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    ascending = [arm for arm in arms if arm.ascents]
+    bar = min(0.014, 0.1 / max(1, len(ascending)))  # as a share of the height
+    for row, arm in enumerate(ascending):
+        ax.broken_barh(
+            [(start, stop - start) for start, stop in arm.ascents],
+            (row * bar, 0.8 * bar),
+            transform=ax.get_xaxis_transform(),
+            color=looks[arm.label]["color"],
+            linewidth=0,
+            zorder=4,
         )
 
 
-def _draw_boundaries(ax: Axes, arms: Sequence[Arm]) -> None:
-    """Generations as dotted lines; stretches in which some arm ascends, shaded once whoever shares them."""
-    for step in sorted({step for arm in arms for step in arm.generations}):
-        ax.axvline(step, color="#999999", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-    shared: dict[tuple[tuple[int, int], ...], list[str]] = {}
-    for arm in arms:
-        if arm.ascents:
-            shared.setdefault(arm.ascents, []).append(arm.label)
-    for ascents, labels in shared.items():
-        for place, (start, stop) in enumerate(ascents):
-            label = shorten(f"ascent in {', '.join(labels)}", 44, placeholder=" ...") if place == 0 else None
-            ax.axvspan(start, stop, color=ASCEND, alpha=0.25, linewidth=0, zorder=0, label=label)
-
-
-def _draw_test(ax: Axes, arms: Sequence[Arm], metric: str) -> None:
+def _draw_test(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[str, Any]], metric: str) -> None:
+    """Seeds as dots on the left of an arm's place, their mean as a line with its value on the right."""
     ax.set_title("test, at the end")
     for number, arm in enumerate(arms):
         scores = list(arm.test.values())
         if not scores:
             continue
-        colour, mean = _look(number)["color"], float(np.mean(scores))
-        places = number + (np.arange(len(scores)) - (len(scores) - 1) / 2) * min(0.12, 0.5 / len(scores))
+        colour, mean = looks[arm.label]["color"], float(np.mean(scores))
+        places = number - 0.2 + (np.arange(len(scores)) - (len(scores) - 1) / 2) * min(0.12, 0.3 / len(scores))
         ax.plot(
             places, scores, linestyle="none", marker="o", markersize=6, color=colour, markeredgecolor="white", zorder=3
         )
-        ax.hlines(mean, number - 0.34, number + 0.34, color=colour, linewidth=2.2, zorder=2)
-        text = _score(mean, metric, 1 if metric in ("accuracy", "top1", "top5") else 4).removesuffix(" %")
+        ax.hlines(mean, number - 0.4, number + 0.44, color=colour, linewidth=2.2, zorder=2)
         ax.annotate(
-            text,
-            (number, max(scores)),
-            xytext=(0, 7),
+            _in_full(mean, metric).removesuffix(" %"),
+            (number + 0.44, mean),
+            xytext=(0, 2),
             textcoords="offset points",
-            ha="center",
-            fontsize=9,
+            ha="right",
+            va="bottom",
+            fontsize=9 if len(arms) <= 6 else 7,
             color=colour,
         )
     labels = [shorten(arm.label, 24, placeholder="...") for arm in arms]

@@ -15,7 +15,9 @@ from llf_ray.config import SettingError, check, check_number, fingerprint, flatt
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
 from llf_ray.engine.sharded import prepare as check_module
 from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
+from llf_ray.forget.masks import KernelBlock
 from llf_ray.journal import Tracking
+from llf_ray.nn.channels import kept_channels
 from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
@@ -180,7 +182,25 @@ def prepare(config: RunConfig) -> Prepared:
         factor=_layer_factor(slots, config.optim.layer_decay),
     )
     check_module(skeleton, groups, config.engine)
+    _check_kernels(plan, config)
     return Prepared(config=config, plan=plan, slots=slots, groups=groups)
+
+
+def kernel_shares(plan: Plan) -> list[float]:
+    """The shares of all masks of kernels in a plan."""
+    operations = [op for phase in plan.phases for op in (*phase.entry, *phase.exit)]
+    sources = [source for op in operations for source in (getattr(op, "keep", None), getattr(op, "source", None))]
+    return sorted({source.share for source in sources if isinstance(source, KernelBlock)})
+
+
+def _check_kernels(plan: Plan, config: RunConfig) -> None:
+    """A network whose layers are wired so that no block of kernels is closed is refused here, not at a boundary."""
+    example = getattr(config.task, "example", None)
+    for share in kernel_shares(plan) if example is not None else ():
+        try:
+            kept_channels(config.task.initial(0), example(), share)  # type: ignore[misc]
+        except ValueError as error:
+            raise SettingError(f"a mask of kernels does not fit this network: {error}") from None
 
 
 def _phases(recipe: Recipe) -> tuple[Phase, ...]:

@@ -59,7 +59,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
     "plan": (),
     "journal": (),
     "forget": ("numpy", "torch"),
-    "nn": ("nflows", "numpy", "timm", "torch"),
+    "nn": ("nflows", "numpy", "safetensors", "timm", "torch"),
 }
 
 # Values, trials and measurements use the package; the package never uses them.

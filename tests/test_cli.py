@@ -294,6 +294,12 @@ def test_a_stopped_run_says_how_to_go_on(number, code, job, monkeypatch):
     assert call("resume", "tiny", "engine.micro_batch=6").exit_code == 0
 
 
+def test_a_finished_run_has_a_picture_of_its_training(job):
+    assert call("run", job).exit_code == 0
+    picture = Path("runs/tiny/figures/run.png")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
 def test_a_failed_run_exits_with_1_and_its_message(job, monkeypatch):
     failed = Outcome(state="failed", step=3, message="the training loss is nan at step 4")
     monkeypatch.setattr(llf_ray.cluster.launch, "execute", lambda runs, **how: [failed])

@@ -3,14 +3,15 @@
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from llf_ray import display as module
-from llf_ray.display import Display, duration, runs_table, shortened, watch
+from llf_ray.display import Display, Trimmed, amount, duration, metric_words, runs_table, shortened, state_words, watch
 from llf_ray.journal import Journal, driver_stamp, update_run
 
 WIDTHS = (80, 120)
@@ -212,44 +213,105 @@ GOLDEN = """\
 starting
 running
 step 0/400  gen 0, ascent  (stem, layer1 ascend x0.01; layer2, head descend)
-step 20/400  gen 0, ascent  validation accuracy 3.5 %  loss 1.000  (912 images/s, 1:35 left)
+step 20/400  gen 0, ascent  loss 1.950  accuracy 3.5 %  (912 images/s, 3:10 left)
 step 20/400  gen 0, descent  (stem, layer1, layer2, head descend)
-step 100/400  gen 0, descent  validation accuracy 17.5 %  loss 1.000  (912 images/s, 1:15 left)
-step 100/400  gen 1, ascent  (stem, layer1 ascend x0.01; layer2, head descend)
+step 40/400  gen 0, descent  loss 1.900  accuracy 7.0 %  validation 3.5 %  (912 images/s, 3:00 left)
+"""
+
+LAST = """\
+step 400/400  gen 3, descent  loss 1.000  accuracy 70.0 %  validation 56.0 %  (912 images/s)
+step 400/400  gen 3, descent  validation accuracy 70.0 %  loss 1.000  (912 images/s)
+step 400/400  gen 3, descent  test accuracy 70.0 %  loss 1.100  (912 images/s)
+finished
 """
 
 
-def test_a_log_file_gets_calm_plain_lines() -> None:
+def printed(records: Iterable[dict]) -> list[str]:
+    """The plain lines of one run."""
     console = plain()
     with Display(["seal"], console=console) as display:
-        for record in records(seconds=200.0):
+        for record in records:
             display.update("seal", record)
-    lines = text_of(console).splitlines()
-    assert lines[: len(GOLDEN.splitlines())] == [
-        line.replace("1:35", "3:10").replace("1:15", "2:30") for line in GOLDEN.splitlines()
-    ]
-    assert lines[-2].startswith("step 400/400  gen 3, descent  test accuracy 70.0 %  loss 1.100")
-    assert lines[-1] == "finished"
     assert "\x1b" not in text_of(console)
     assert text_of(console).isascii()
+    return text_of(console).splitlines()
+
+
+def test_a_log_file_gets_calm_plain_lines() -> None:
+    lines = printed(records(seconds=200.0))
+    assert lines[:6] == GOLDEN.splitlines()
+    assert lines[-4:] == LAST.splitlines()
+    assert sum("ascend" in line or "(stem" in line for line in lines) == 8  # every phase
+    progress = [line for line in lines if "loss" in line and "test" not in line]
+    assert len(progress) == 200 / 10 + 1  # one every ten seconds, and the last
+
+
+def test_a_run_of_short_phases_says_one_a_second_and_each_generation() -> None:
+    def phase(index: int, generation: int, time: float) -> dict:
+        return {
+            **{"kind": "phase", "step": index, "time": time, "index": index, "name": f"phase{index}", "stop": 99},
+            **{"generation": generation, "total": 99, "directions": {}},
+        }
+
+    begun = [phase(index, 0, 100 + index * 0.1) for index in range(25)]
+    begun += [phase(25, 1, 102.5), phase(26, 1, 102.6), phase(27, 2, 102.7), phase(28, 2, 102.8)]
+    told = [line.split()[-1] for line in printed([*begun, {"kind": "state", "time": 102.9, "state": "failed"}])]
+    assert told == ["phase0", "phase10", "phase20", "phase25", "phase27", "phase28", "failed"]
+
+
+def test_a_run_of_short_phases_says_which_one_it_has_come_to() -> None:
+    phases = [record for record in records(total=4000, seconds=1.0) if record["kind"] == "phase"][:2]
+    much_later = {"kind": "metrics", "step": 30, "time": 1001.5, "values": {"train/loss": 1.0}}
+    assert [line.split()[:4] for line in printed([*phases, much_later])] == [
+        *(["step", "0/4000", "gen", "0,"], ["step", "200/4000", "gen", "0,"])
+    ]
 
 
 def test_a_fast_run_does_not_flood_a_log_file() -> None:
-    console = plain()
-    with Display(["seal"], console=console) as display:
-        for record in records(total=40_000, seconds=15.0):
-            display.update("seal", record)
-    assert len(text_of(console).splitlines()) <= 9
+    assert len(printed(records(total=40_000, seconds=15.0))) == 2 + 8 + 1 + 2 + 1  # states, phases, progress, scores
 
 
-def test_a_long_phase_says_once_a_minute_that_it_goes_on() -> None:
-    console = plain()
-    with Display(["seal"], console=console) as display:
-        for record in list(records(total=4000, seconds=20_000.0))[:60]:
-            display.update("seal", record)
-    lines = [line for line in text_of(console).splitlines() if "loss" in line]
-    assert 20 <= len(lines) <= 45
-    assert lines[0].startswith("step 20/4000  gen 0, ascent  loss 1.995  accuracy 0.4 %")
+def test_a_slow_run_tells_of_every_record_of_its_progress() -> None:
+    lines = [line for line in printed(list(records(total=4000, seconds=20_000.0))[:60]) if "loss" in line]
+    assert lines[0].startswith("step 10/4000  gen 0, ascent  loss 1.998  accuracy 0.2 %")
+    assert len(lines) == sum(r["kind"] in ("metrics", "score") for r in list(records(total=4000))[:60]) - 1
+    # but for a score at the moment of a metric
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "words"),
+    [
+        ("stopped", "stopped at step 230 of 640; nothing is lost", "stopped at step 230 of 640; nothing is lost"),
+        ("failed", "the loss is NaN", "failed: the loss is NaN"),
+        ("finished", "", "finished"),
+    ],
+)
+def test_a_state_is_said_once(state: str, message: str, words: str) -> None:
+    record = {"kind": "state", "time": 1.0, "state": state, "message": message}
+    assert state_words(state, message) == words
+    assert printed([record]) == [words]
+    display = Display(["seal"], console=screen(80))
+    display.update("seal", record)
+    assert shown(display, 80).count(state) == 1
+
+
+def test_a_finished_run_that_was_cut_is_whole() -> None:
+    cut = [record for record in records() if record.get("step", 0) <= 330 and record["kind"] != "state"]
+    cut += [{**scored("test", 330, 1083.0), "values": {"accuracy": 0.5}}]
+    assert " left" not in printed(cut)[-1]
+    display = Display(["seal"], console=screen(80), clock=lambda: 1083.0)
+    for record in (*cut, {"kind": "state", "time": 1083.0, "state": "finished"}):
+        display.update("seal", record)
+    assert "step 330/330  100 %" in shown(display, 80)
+    assert " left" not in shown(display, 80)
+
+
+def test_scores_have_names_for_people() -> None:
+    assert metric_words("accuracy_top5") == "top-5 accuracy"
+    assert metric_words("test/accuracy_top5") == "test top-5 accuracy"
+    assert amount("accuracy_top5", 0.984) == "98.4 %"
+    score = {**scored("test", 5, 1.0), "values": {"accuracy": 0.7, "accuracy_top5": 0.984}}
+    assert "test accuracy 70.0 %  top-5 accuracy 98.4 %" in printed([score])[-1]
 
 
 def test_lines_of_several_runs_say_whose_they_are() -> None:
@@ -294,8 +356,9 @@ def test_watch_once_shows_where_a_run_stands(tmp_path: Path) -> None:
     write_run(tmp_path / "seal", first_half(), driver=driver_stamp())
     console = plain()
     assert watch(tmp_path / "seal", once=True, console=console) == "running"
-    assert "step 210/400" in text_of(console)
-    assert "\x1b" not in text_of(console)
+    assert "\n  step 210/400   52 %" in text_of(console)  # no bar
+    assert text_of(console).isascii()
+    assert not any(line.endswith(" ") for line in text_of(console).splitlines())
 
 
 def test_watch_follows_a_live_run_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +397,7 @@ def test_watch_shows_the_trainings_of_a_comparison(tmp_path: Path) -> None:
     assert watch(tmp_path / "compare", once=True, console=console) == "finished"
     assert "2 of 2 trainings done" in text_of(console)
     assert "beside" in text_of(console)
+    assert not any(line.endswith(" ") for line in text_of(console).splitlines())
 
 
 def test_watching_what_is_no_run_is_one_clear_line(tmp_path: Path) -> None:
@@ -351,23 +415,55 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:
     assert [line.split()[:2] for line in lines] == [["bad", "damaged"], ["good", "finished"]]
 
 
+LONG_NAME = "seal-frozen-early-layers-reversed-seed0-5e6f7a8b"
+
+
+def listed(root: Path, width: int) -> list[str]:
+    console = screen(width)
+    console.print(runs_table(root, now=1000.0 + 7200))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert not any(line.endswith(" ") for line in lines)
+    return lines
+
+
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_table_of_runs_fits_and_names_the_ends_of_runs(tmp_path: Path, width: int) -> None:
+def test_the_table_of_runs_fits_and_never_cuts_a_name(tmp_path: Path, width: int) -> None:
     write_run(tmp_path / "long-seed0-1a2b3c4d", list(records()))
-    write_run(tmp_path / "seal-frozen-early-layers-reversed-seed0-5e6f7a8b", first_half(), driver=driver_stamp())
+    write_run(tmp_path / LONG_NAME, first_half(), driver=driver_stamp())
     write_run(tmp_path / "gone", first_half(), driver={**driver_stamp(), "started": "1"})
     update_run(tmp_path / "new", name="new", state="starting", created=2e9, driver=driver_stamp())
-    console = screen(width)
-    console.print(runs_table(tmp_path, width, now=1000.0 + 7200))
-    lines = console.export_text().splitlines()
+    lines = listed(tmp_path, width)
     assert len(lines) == 5
-    assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for words in ("lost", "finished", "running", "starting", "400/400", "210/400", "70.0 %"):
+    for words in ("lost", "finished", "running", "starting", "400/400", "210/400", "70.0 %", f"{LONG_NAME} "):
         assert words in text
     assert lines[-1].startswith("new")
-    assert "2 h ago" in text
-    assert any(line.startswith("seal-fro") and "6f7a8b" in line.split()[0] for line in lines)
+    assert ("2 h ago" in text) == (width == 120)  # what gives way to names
+
+
+def test_a_name_longer_than_the_screen_is_folded(tmp_path: Path) -> None:
+    write_run(tmp_path / LONG_NAME, first_half(), driver=driver_stamp())
+    lines = listed(tmp_path, 50)
+    assert "".join(line.split()[0] for line in lines[1:]) == LONG_NAME
+
+
+def test_trainings_stand_below_their_comparison(tmp_path: Path) -> None:
+    write_run(tmp_path / "alone", list(records()), created=1.0)
+    write_run(tmp_path / "beside", list(records()), created=9.0, parent="../compare")
+    for number, name in enumerate(("long-seed0", "seal-seed0")):
+        write_run(tmp_path / "compare" / name, list(records()), created=2.0 + number, parent="..")
+    update_run(tmp_path / "compare", name="compare", created=5.0, state="finished")
+    names = [line[:13].rstrip() for line in listed(tmp_path, 80)[1:]]
+    assert names == ["alone", "compare", "  long-seed0", "  seal-seed0", "  beside"]
+    assert "3 trainings" in listed(tmp_path, 80)[2]
+
+
+def test_lines_that_fill_the_screen_are_trimmed_for_a_file() -> None:
+    console = plain()
+    console.print(Trimmed(Text("a  \n   \nb", justify="center")))
+    assert [line.rstrip() for line in text_of(console).splitlines()] == text_of(console).splitlines()
+    assert text_of(console).split() == ["a", "b"]
 
 
 @pytest.mark.parametrize(

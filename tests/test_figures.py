@@ -1,5 +1,6 @@
 """Pictures are made from plain data, with everything readable inside the frame."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from llf_ray.figures import Arm, Band, Lane, Line, Marks, Timeline, comparison, timeline
+from llf_ray.figures import SCHEDULES, Arm, Band, Lane, Line, Marks, Timeline, comparison, draw_run, timeline
+from llf_ray.journal import Journal, update_run
 
 
 @pytest.fixture
@@ -122,6 +124,69 @@ def test_ascent_is_drawn_below_zero_on_a_scale_of_its_own(drawn, tmp_path):
     ) == pytest.approx(-0.003)
 
 
+def rate_line(values: list[float], boundary: int) -> Timeline:
+    """One group over two phases, a value a step."""
+    bands = (Band(start=0, stop=boundary, name="a", generation=0),)
+    bands += (Band(start=boundary, stop=len(values), name="b", generation=1),)
+    line = Line(label="rest", steps=tuple(range(len(values))), values=tuple(values))
+    lane = Lane(label="rest", spans=((0, len(values), 1.0),))
+    return Timeline(title="", total=len(values), bands=bands, lanes=(lane,), lines=(line,))
+
+
+@pytest.mark.parametrize(
+    ("values", "gaps"),
+    [
+        ([0.1 * (1 - step % 50 / 50) for step in range(100)], [50]),  # a restart
+        ([0.1] * 50 + [0.02] * 50, [50]),
+        ([0.1 * (1 - step / 100) for step in range(100)], []),  # goes on over the boundary
+        ([0.1 * (1 - step / 50) for step in range(50)] + [0.01 * step for step in range(50)], []),  # warms up from zero
+        ([0.1] * 100, []),
+    ],
+)
+def test_a_rate_that_jumps_at_a_boundary_is_no_slope(values, gaps, drawn, tmp_path):
+    timeline([rate_line(values, 50)], tmp_path / "plan.png")
+    (line,) = [line for line in drawn[0].axes[1].lines if len(line.get_xdata()) >= 100]
+    assert [x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True) if np.isnan(y)] == gaps
+    assert [y for y in line.get_ydata() if not np.isnan(y)] == values
+
+
+@pytest.mark.parametrize("scale", [0.07, 0.001, 3.0])
+def test_the_ticks_of_the_ascent_reach_its_whole_curve(scale, drawn, tmp_path):
+    whole = plan(2)
+    line = whole.lines[0]
+    ascent = replace(line, values=tuple(value * scale * 30 if value < 0 else value for value in line.values))
+    timeline([replace(whole, lines=(ascent,))], tmp_path / "plan.png")
+    below = drawn[0].axes[2]
+    assert min(below.get_yticks()) <= min(ascent.values)
+    assert below.get_ylim()[0] <= min(ascent.values)
+    texts_inside(drawn[0])
+
+
+def test_masks_that_hold_zeros_have_a_hatched_row(drawn, tmp_path):
+    held = (Lane(label="held at zero: alive", spans=((1000, 2000, 0.0),)),)
+    timeline([replace(plan(2), held=held)], tmp_path / "plan.png")
+    lanes = drawn[0].axes[-1]
+    (bar,) = [patch for patch in lanes.patches if patch.get_hatch()]
+    assert (bar.get_x(), bar.get_width()) == (1000, 1000)
+    row = round(bar.get_y() + bar.get_height() / 2)
+    assert lanes.get_yticklabels()[row].get_text() == "held at zero: alive"
+    assert lanes.get_yticklabels()[row + 1].get_text() == "redraw rest"
+
+
+def test_what_rates_leave_out_is_said_beside_them(drawn, tmp_path):
+    one = replace(rate_line([0.1] * 100, 50), rates_note="rate of the last layer")
+    timeline([one], tmp_path / "plan.png")
+    assert [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()] == ["rate of the last layer"]
+
+
+@pytest.mark.parametrize("length", range(20, 100, 7))
+def test_labels_of_operations_stay_off_their_neighbours(length, drawn, tmp_path):
+    words = ("keep 50% largest per network of weights, mask alive rewound to start " * 2)[:length].strip()
+    marks = tuple(Marks(label=f"{number} {words}", steps=(100,)) for number in range(4))
+    timeline([replace(plan(2), marks=marks)], tmp_path / "plan.png")
+    texts_inside(drawn[0])
+
+
 def arms(number: int, seeds: int) -> list[Arm]:
     curves = {seed: [(step, 0.5 + step / 1e4 + seed / 100) for step in range(100, 4001, 100)] for seed in range(seeds)}
     test = {seed: points[-1][1] for seed, points in curves.items()}
@@ -145,6 +210,43 @@ def test_a_comparison_shows_mean_band_and_test(number, seeds, drawn, tmp_path):
     assert len([line for line in side.lines if len(line.get_xdata()) == seeds]) == number
 
 
+def colours(drawn: list[Figure], names: list[str], folder: Path) -> dict[str, tuple[object, str]]:
+    """Colour and dashes of each arm in a picture of these."""
+    some = [replace(arm, label=name) for arm, name in zip(arms(len(names), 1), names, strict=True)]
+    comparison("", some, folder / "c.png")
+    lines = {line.get_label(): line for line in drawn[-1].axes[0].lines}
+    return {name: (lines[name].get_color(), str(lines[name]._unscaled_dash_pattern)) for name in names}
+
+
+def test_a_schedule_keeps_its_colour_whoever_else_is_compared(drawn, tmp_path):
+    every = colours(drawn, [*SCHEDULES, "mine", "another"], tmp_path)
+    assert len(set(every.values())) == len(every)
+    for few in (["seal", "long"], ["another", "later_layer"], ["mine"]):
+        assert colours(drawn, few, tmp_path) == {name: every[name] for name in few}
+
+
+def test_ascents_are_thin_bars_in_the_colour_of_their_arm(drawn, tmp_path):
+    one, two, three = arms(3, 1)
+    comparison("", [one, replace(two, ascents=()), replace(three, ascents=((100, 300),))], tmp_path / "c.png")
+    main = drawn[0].axes[0]
+    curves = {line.get_label(): line.get_color() for line in main.lines}
+    bars = [bar for bar in main.collections if bar.get_transform() == main.get_xaxis_transform()]
+    assert [matplotlib.colors.to_hex(bar.get_facecolor()[0]) for bar in bars] == [
+        *(matplotlib.colors.to_hex(curves[arm.label]) for arm in (one, three))
+    ]
+    boxes = [bar.get_paths()[0].get_extents(bar.get_transform()) for bar in bars]
+    assert all(box.height < 0.02 * main.get_window_extent().height for box in boxes)
+    assert not boxes[0].overlaps(boxes[1])
+
+
+def test_means_are_written_at_the_mean(drawn, tmp_path):
+    scores = {0: 0.70, 1: 0.90, 2: 0.83}
+    comparison("", [replace(arms(1, 1)[0], test=scores)], tmp_path / "c.png")
+    (text,) = drawn[0].axes[1].texts
+    assert text.get_text() == "81.0"
+    assert text.xy[1] == pytest.approx(0.81)
+
+
 def test_a_comparison_that_has_no_scores_yet_is_drawn(tmp_path):
     assert comparison("nothing", [Arm(label="long", curves={0: []}, test={})], tmp_path / "c.png").exists()
 
@@ -153,3 +255,75 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path):
     before = dict(matplotlib.rcParams)
     timeline([plan(2)], tmp_path / "plan.png")
     assert dict(matplotlib.rcParams) == before
+
+
+# ------------------------------------------------------------------------------------------------------------------ run
+
+
+def journalled(folder: Path, *, steps: int = 200, end: str = "finished") -> Path:
+    """A run of two generations of 100 steps: the second begins with an operation and an ascent of 20 steps."""
+    phases = [(0, 100, "train", 0, {"rest": 1.0}), (100, 120, "ascent", 1, {"early": -0.05, "rest": 1.0})]
+    phases.append((120, 200, "descent", 1, {"rest": 1.0}))
+    update_run(folder, name="seal", state=end)
+    with Journal(folder / "journal.jsonl") as journal:
+        for index, (start, stop, name, generation, directions) in enumerate(phases):
+            if start >= steps:
+                break
+            journal.append(
+                {
+                    **{"kind": "phase", "step": start, "index": index, "name": name, "generation": generation},
+                    **{"generations": 2, "phases": 3, "stop": stop, "total": 200, "directions": directions},
+                }
+            )
+            if index == 1:
+                operation = {"kind": "operation", "step": start, "generation": 1, "operation": "redraw head"}
+                journal.append({**operation, "entries": 1, "tensors": 1})
+            for step in range(start + 10, min(stop, steps) + 1, 10):
+                rates = {f"lr/{group}": 0.1 for group in directions}
+                rates |= {f"direction/{group}": direction for group, direction in directions.items()}
+                journal.append({"kind": "metrics", "step": step, "values": {"train/loss": 2 - step / 200, **rates}})
+            score = {"kind": "score", "step": min(stop, steps), "role": "validation"}
+            journal.append({**score, "values": {"loss": 1.0, "accuracy": 0.5 + stop / 1000}})
+        if end == "finished":
+            journal.append({"kind": "score", "step": steps, "role": "test", "values": {"loss": 1.0, "accuracy": 0.68}})
+        journal.append({"kind": "state", "state": end})
+    return folder
+
+
+def test_a_run_is_drawn_from_its_journal(drawn, tmp_path):
+    path = draw_run(journalled(tmp_path / "seal"), tmp_path / "figures" / "run.png")
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    strip, loss, accuracy, rates, ascent, lanes = figure.axes
+    assert strip._left_title.get_text() == "seal: finished, 200 optimizer steps"  # type: ignore[attr-defined]
+    assert loss.lines[0].get_ydata()[-1] == pytest.approx(1.0)
+    assert [tuple(point) for point in accuracy.lines[0].get_xydata()] == [
+        *(pytest.approx(point) for point in [(100, 0.6), (120, 0.62), (200, 0.7)])
+    ]
+    assert tuple(accuracy.lines[1].get_xydata()[0]) == (200, 0.68)
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["test 68.0 %"]
+    for ax in (loss, accuracy):
+        assert {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1} >= {100, 120}
+    assert np.nanmin(ascent.lines[0].get_ydata()) == pytest.approx(-0.005)
+    assert np.nanmin(rates.lines[0].get_ydata()) == pytest.approx(0.1)
+    assert [label.get_text() for label in lanes.get_yticklabels()] == ["early", "rest", "redraw head"]
+
+
+def test_a_run_that_was_cut_is_drawn_to_its_own_end(drawn, tmp_path):
+    draw_run(journalled(tmp_path / "seal", steps=170), tmp_path / "run.png")
+    assert drawn[0].axes[0].get_xlim() == (0, 170)
+    assert drawn[0].axes[0].patches[-1].get_width() == 50
+
+
+def test_a_run_that_failed_is_drawn_as_far_as_it_came(drawn, tmp_path):
+    draw_run(journalled(tmp_path / "seal", steps=90, end="failed"), tmp_path / "run.png")
+    title = drawn[0].axes[0]._left_title.get_text()
+    assert title == "seal: failed, 90 of 200 optimizer steps"
+    assert drawn[0].axes[2].get_legend() is None
+
+
+def test_a_run_without_a_phase_is_not_drawn(tmp_path):
+    update_run(tmp_path / "seal", name="seal")
+    with pytest.raises(ValueError, match="has begun no phase"):
+        draw_run(tmp_path / "seal", tmp_path / "run.png")

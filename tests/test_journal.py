@@ -241,6 +241,26 @@ def test_the_summary_says_where_a_run_stands(path: Path) -> None:
     assert found.values == {"train/loss": 1.0}
 
 
+def test_a_finished_run_has_the_steps_that_it_took(path: Path) -> None:
+    """A cut in the last phase is in no phase record."""
+    with Journal(path) as journal:
+        journal.append(phase(0, total=640))
+        journal.append(metrics(520, **{"train/loss": 1.0}))
+        assert (summary(path.parent).step, summary(path.parent).total) == (520, 640)
+        journal.append(state("finished"))
+    assert (summary(path.parent).step, summary(path.parent).total) == (520, 520)
+
+
+def test_a_finished_run_that_goes_on_has_its_new_total(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.append(phase(0, total=40))
+        journal.append({"kind": "score", "step": 40, "time": 1.0, "role": "test", "values": {"accuracy": 0.5}})
+        journal.append(state("finished"))
+        journal.append(state("running"))
+        journal.append(phase(40, index=1, total=80))
+    assert (summary(path.parent).step, summary(path.parent).total) == (40, 80)
+
+
 def test_a_run_whose_driver_died_without_a_word_is_lost(path: Path) -> None:
     worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     start = module._process_start(worker.pid)

@@ -87,11 +87,13 @@ def execute(
     verbose: bool = False,
     log_file: Path,
     on_signal: Callable[[int], None] | None = None,
+    on_end: Callable[[Path], object] | None = None,
 ) -> list[Outcome]:
     """Carry runs on, one after another, in one worker group; how each ended, in their order.
 
     A run that has finished is left as it is. The first Ctrl-C or SIGTERM lets the workers write a checkpoint and stop;
-    the second ends everything at once. ``on_signal`` hears of the first, for the exit code.
+    the second ends everything at once. ``on_signal`` hears of the first, for the exit code. ``on_end`` gets
+    the folder of each run that ended, before its tracker takes what is in there.
 
     Raises:
         SettingError: nothing was started: a run is carried on elsewhere, or the cluster has not what the runs ask for.
@@ -107,7 +109,7 @@ def execute(
         if left:
             signals = stack.enter_context(_Signals(on_signal))
             screen = stack.enter_context(Display([run.folder.name for run in left], title=title)) if display else None
-            watch = stack.enter_context(_Watch(left, screen, signals))
+            watch = stack.enter_context(_Watch(left, screen, signals, on_end))
             settled = _Driver(left, signals, watch, log_file).drive()
         return [read_outcome(run.folder) or settled.get(run.folder) or _stopped(run) for run in runs]
 
@@ -441,8 +443,15 @@ class _Watch:
     In a ``hurry`` no tracker is waited for: what it has not sent `llf-ray sync` can send later.
     """
 
-    def __init__(self, runs: Sequence[Run], screen: Display | None, signals: _Signals) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        screen: Display | None,
+        signals: _Signals,
+        on_end: Callable[[Path], object] | None = None,
+    ) -> None:
         self.hurry = False
+        self._on_end = on_end
         self._signals = signals
         self._runs = {run.folder.name: run for run in runs}
         self._screen = screen
@@ -487,6 +496,11 @@ class _Watch:
 
     def _close(self, name: str) -> None:
         """A server that does not answer must not hold up the next run."""
+        if self._on_end is not None:
+            try:
+                self._on_end(self._runs[name].folder)
+            except Exception:
+                logger.exception("%s: what follows a run's end failed; its results are whole", name)
 
         def close() -> None:
             try:

@@ -21,7 +21,9 @@ class View:
     """Full fp32 weights and buffers of a model, read one tensor at a time, in the model's order on every rank.
 
     ``values`` may gather from shards at each read. ``fresh(seed)`` is a whole newly initialised model's values.
-    ``stores`` holds snapshots and masks by store name. Draws are keyed by (``seed``, ``key``, ``generation``,
+    ``stores`` holds snapshots and masks by store name. ``channels(share)`` gives, for layers by module name, which
+    kernels a block of that share of the channels keeps, (outputs, inputs), and which outputs, as booleans; None where
+    nobody knows how the layers are wired. Draws are keyed by (``seed``, ``key``, ``generation``,
     parameter name).
     """
 
@@ -29,6 +31,7 @@ class View:
     values: Mapping[str, Tensor]
     fresh: Callable[[int], Mapping[str, Tensor]]
     stores: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    channels: Callable[[float], Mapping[str, tuple[Tensor, Tensor]]] | None = None
     seed: int
     key: str
     generation: int

@@ -77,9 +77,10 @@ class Bernoulli:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelBlock:
-    """Keep the first ``ceil(share * out)`` by ``ceil(share * in)`` kernels (KELS, Taha et al. 2021).
+    """Keep the first ``ceil(share * out)`` kernels of each layer, of their inputs those that are kept before it.
 
-    The first layer keeps all inputs, the last one all outputs.
+    KELS (Taha et al. 2021). The first layer keeps all inputs, the last one all outputs. Where the view knows how layers
+    are wired, inputs follow concatenations and depthwise convolutions; else they are the first ``ceil(share * in)``.
     """
 
     share: float
@@ -97,17 +98,25 @@ class KernelBlock:
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """A block of ones at the low end of both axes; one axis for biases."""
         last = max(slot.count for slot in view.slots)
+        wired = view.channels(self.share) if view.channels is not None else {}
         result = {}
         for slot in slots:
+            if slot.module in wired and slot.shape:
+                block, outputs = wired[slot.module]
+                kernels = block if len(slot.shape) > 1 else outputs
+                result[slot.name] = kernels.view(*kernels.shape, *[1] * (len(slot.shape) - kernels.dim())).expand(
+                    slot.shape
+                )
+                continue
             mask = torch.zeros(slot.shape, dtype=torch.bool)
             if not slot.shape:  # a normaliser's counter
                 result[slot.name] = ~mask
                 continue
-            outputs = slot.shape[0] if slot.count == last else math.ceil(self.share * slot.shape[0])
+            number = slot.shape[0] if slot.count == last else math.ceil(self.share * slot.shape[0])
             inputs = (
                 slice(None) if slot.count <= 1 or len(slot.shape) < 2 else slice(math.ceil(self.share * slot.shape[1]))
             )
-            mask[(slice(outputs), inputs) if len(slot.shape) > 1 else slice(outputs)] = True
+            mask[(slice(number), inputs) if len(slot.shape) > 1 else slice(number)] = True
             result[slot.name] = mask
         return result
 

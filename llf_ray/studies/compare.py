@@ -246,6 +246,7 @@ def carry_out(
                 verbose=verbose,
                 log_file=folder / "driver.log",
                 on_signal=on_signal,
+                on_end=lambda training: figures.draw_run(training, training / "figures" / "run.png"),
             )
         )
         return outcomes

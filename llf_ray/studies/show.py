@@ -14,6 +14,7 @@ from rich.text import Text
 
 from llf_ray import figures
 from llf_ray.config import flatten
+from llf_ray.display import Trimmed
 from llf_ray.engine.base import divide_batch
 from llf_ray.forget.edit import Operation
 from llf_ray.forget.groups import Slot, resolve
@@ -232,7 +233,23 @@ def picture(prepared: Prepared, title: str) -> figures.Timeline:
         ),
         lines=tuple(_line(prepared, label) for label in labels),
         marks=(*operations, *([figures.Marks(label="new optimizer", steps=rebuilt)] if rebuilt else [])),
+        held=tuple(
+            figures.Lane(
+                label=f"held at zero: {mask}",
+                spans=tuple((s.start, s.stop, 0.0) for s in every if s.start < s.stop and mask in s.phase.hold),
+            )
+            for mask in dict.fromkeys(mask for phase in plan.phases for mask in phase.hold)
+        ),
+        rates_note=_layer_note(prepared),
     )
+
+
+def _layer_note(prepared: Prepared) -> str:
+    """What a drawn rate means where every layer has its own."""
+    factors = [group.factor for group in prepared.groups]
+    if min(factors) == max(factors):
+        return ""
+    return f"rate of the last layer; layers take x {min(factors):.2g} to x {max(factors):.2g} of it"
 
 
 def _directions(every: Sequence[Stretch], label: str) -> tuple[tuple[int, int, float], ...]:
@@ -265,7 +282,8 @@ def draw(prepared: Mapping[str, Prepared], path: Path) -> Path:
 def show(prepared: Prepared, *, everything: bool = False) -> RenderableType:
     """A run's plan for a person: what it is, phases, groups, operations, optimizer groups."""
     name = {"run": f"{prepared.config.name}, identity {prepared.config.identity}, seed {prepared.config.seed}"}
-    return Stacked(_listed(name | _shared_facts(prepared) | _own_facts(prepared)), *_details(prepared, everything))
+    facts = _listed(name | _shared_facts(prepared) | _own_facts(prepared))
+    return Trimmed(Stacked(facts, *_details(prepared, everything)))
 
 
 def _details(prepared: Prepared, everything: bool) -> list[RenderableType]:
@@ -302,7 +320,7 @@ def show_comparison(
             str(prepared.plan.generations),
             str(len(every)),
             f"{prepared.plan.total:,}",
-            f"{sum(s.epochs for s in every):g}",
+            _count(sum(s.epochs for s in every)),
             f"{ascent:,}" if ascent else "-",
             str(sum(len(deed.places) for deed in deeds(prepared))) if deeds(prepared) else "-",
             prepared.plan.fingerprint,
@@ -328,7 +346,7 @@ def show_comparison(
     ]
     for arm, prepared in arms.items():
         parts += [Text(f"\n== {arm} ==", style="bold"), _listed(_own_facts(prepared)), *_details(prepared, everything)]
-    return Stacked(*parts)
+    return Trimmed(Stacked(*parts))
 
 
 def check_budgets(arms: Mapping[str, Prepared]) -> str | None:
@@ -387,10 +405,14 @@ def _own_facts(prepared: Prepared) -> dict[str, str]:
     epochs = sum(stretch.epochs for stretch in stretches(prepared))
     return {
         "recipe": f"{type(recipe).__name__}: {_inner(recipe)}",
-        "budget": f"{plan.total:,} optimizer steps = {epochs:g} epochs in {plan.generations} generation(s), "
+        "budget": f"{plan.total:,} optimizer steps = {_count(epochs)} epochs in {plan.generations} generation(s), "
         f"{len(plan.phases)} phase(s)",
         "plan": f"fingerprint {plan.fingerprint}",
     }
+
+
+def _count(epochs: float) -> str:
+    return f"{round(epochs, 1):,g}" if epochs >= 10 else f"{epochs:.3g}"
 
 
 def _listed(facts: Mapping[str, str]) -> RenderableType:
@@ -455,7 +477,7 @@ def _add_phase(table: Table, stretch: Stretch) -> None:
         phase.name,
         f"{stretch.start:,} - {stretch.stop:,}",
         f"{stretch.stop - stretch.start:,}",
-        f"{stretch.epochs:g}",
+        _count(stretch.epochs),
         Text("\n".join(_rate_lines(stretch)) or "-"),
         Text(entry or "-"),
         Text("; ".join(filter(None, [*stretch.notes, leaving])) or "-"),
@@ -485,7 +507,7 @@ def _add_repeats(table: Table, run: Sequence[Sequence[Stretch]]) -> None:
         f"as generation {first[0].phase.generation}",
         f"{second[0].start:,} - {last[-1].stop:,}",
         f"{steps * (len(run) - 1):,}",
-        f"{sum(s.epochs for s in first) * (len(run) - 1):g}",
+        _count(sum(s.epochs for s in first) * (len(run) - 1)),
         f"{len(run) - 1} x {steps:,} steps",
         style="dim",
     )

@@ -56,6 +56,9 @@ class Task(Protocol):
         """
         ...
 
+    # A task may also offer ``example()``, an input of the network with a batch axis of one: masks of kernels and slim
+    # networks follow the layers' wiring through it.
+
     def initial(self, seed: int) -> nn.Module:
         """The model with weights drawn anew, a function of ``seed`` alone: where resets take their values
         from.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import tee
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,14 @@ class Classification:
         items = self._items("train")
         assert isinstance(items, Stack)  # prepare() has seen to it
         return items.images.shape[1], items.images.shape[2]
+
+    def network_recipe(self) -> dict[str, Any]:
+        """How to make the network from plain data, for a slim one that is saved."""
+        return self.model.recipe(len(self._classes), self.data.channels)
+
+    def example(self) -> Tensor:
+        """An empty image as the network sees it, (1, C, H, W): how its layers are wired shows in it."""
+        return torch.zeros(1, self.data.channels, *self._image_size)
 
     def skeleton(self) -> nn.Module:
         return self.model.make(len(self._classes), self.data.channels)

@@ -25,6 +25,10 @@ class Model(Protocol):
         """Names of the modules that depend on the number of classes."""
         ...
 
+    def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
+        """How to make the network without these settings, as plain data: see `llf_ray.nn.slim.save_slim`."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class SmallResNet:
@@ -56,6 +60,15 @@ class SmallResNet:
 
     def head(self, network: nn.Module) -> tuple[str, ...]:
         return ("fc",)
+
+    def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
+        settings = {
+            "widths": self.widths,
+            "blocks": self.blocks,
+            "stem_stride": self.stem_stride,
+            "shortcut": self.shortcut,
+        }
+        return {"resnet": {"num_classes": num_classes, "in_chans": channels, **settings}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +143,10 @@ class TimmModel:
     def head(self, network: nn.Module) -> tuple[str, ...]:
         named = getattr(network, "default_cfg", {}).get("classifier") or ()
         return (named,) if isinstance(named, str) else tuple(named)
+
+    def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
+        options = {"num_classes": num_classes, "in_chans": channels, **self.options}
+        return {"timm": self.name, "options": options}
 
     def _create(self, num_classes: int, channels: int, *, pretrained: bool) -> nn.Module:
         import timm

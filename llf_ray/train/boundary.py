@@ -15,6 +15,7 @@ from llf_ray.engine.base import Engine
 from llf_ray.engine.team import Team
 from llf_ray.forget.edit import Change, Edit, Operation, View
 from llf_ray.forget.groups import Group, Slot
+from llf_ray.nn.channels import kept_channels
 from llf_ray.plan import Answer, Phase, operations_of, spans
 from llf_ray.run import RunConfig, group_rules
 from llf_ray.train.state import Run, Stand, Stores, write_store
@@ -55,11 +56,18 @@ def view_of(
         # a new draw is an initialisation, also where the run started from pretrained weights
         return config.task.initial(seed).state_dict()
 
+    example = getattr(config.task, "example", None)
+
+    def channels(share: float) -> Mapping[str, tuple[Tensor, Tensor]]:
+        kept = kept_channels(config.task.initial(0), example(), share)  # type: ignore[misc]
+        return {name: (layer.block, layer.outputs) for name, layer in kept.items()}
+
     return View(
         slots=slots,
         values=values if isinstance(values, Mapping) else _Values(values),
         fresh=fresh,
         stores=stores,
+        channels=channels if example is not None else None,
         seed=config.seed,
         key=key,
         generation=generation,

@@ -252,14 +252,17 @@ def test_settings_go_to_the_base_or_to_every_arm(tmp_path):
 def test_the_parent_run_is_sent_to_the_store_of_its_trainings(tmp_path, monkeypatch):
     folder, runs = begin(made(tmp_path, base=settings(ARMS["long"], folder=str(tmp_path / "runs"))))
     sent = []
-    monkeypatch.setattr(llf_ray.tracking, "sync", lambda where, given, *, root: sent.append((where, given, root)))
+    monkeypatch.setattr(
+        llf_ray.tracking, "sync", lambda where, given, *, root, uri: sent.append((where, given, root, uri))
+    )
     assert publish(folder) is None
     assert not sent, "no training was tracked yet"
     update_run(runs[0].folder, tracking_root=str(tmp_path / "store"))
     assert publish(folder) is None
-    assert sent == [(folder, Tracking(log_every=1), tmp_path / "store")]
+    assert publish(folder, "http://there") is None
+    assert sent == [(folder, Tracking(log_every=1), tmp_path / "store", uri) for uri in (None, "http://there")]
 
-    def refuse(where, given, *, root):
+    def refuse(where, given, *, root, uri):
         raise TrackingError("the server does not answer")
 
     monkeypatch.setattr(llf_ray.tracking, "sync", refuse)

@@ -16,7 +16,7 @@ from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
 from llf_ray.studies.show import check_budgets, deeds, picture, show, stretches
-from tests.local import settings
+from tests.local import SGD, settings
 
 RECIPES = {
     "long": Long(generations=3, epochs=4, warmup_epochs=1),
@@ -119,6 +119,40 @@ def test_operations_are_told_with_what_they_touch():
     text = printed(prepared)
     assert "held at zero: m" in text
     assert text.count("no weight changes") == 2
+
+
+def test_masks_that_a_phase_holds_are_drawn():
+    mask = KeepMask(store="m", source=Magnitude(keep=0.5))
+    train = Phase(name="a", generation=0, length=Length(steps=4), exit=(mask,))
+    held = replace(train, name="b", exit=(), hold=("m",))
+    phases = [train, held, replace(train, name="c", exit=()), replace(held, name="d")]
+    (lane,) = picture(prepare(settings(phases)), "x").held
+    assert lane.label == "held at zero: m"
+    assert [span[:2] for span in lane.spans] == [(4, 8), (12, 16)]
+
+
+def test_with_layer_decay_the_picture_says_whose_rate_it_draws():
+    decayed = prepare(settings(RECIPES["long"], optim=replace(SGD, layer_decay=0.5)))
+    lowest = min(group.factor for group in decayed.groups)
+    assert lowest < 1
+    assert picture(decayed, "x").rates_note == f"rate of the last layer; layers take x {lowest:.2g} to x 1 of it"
+    assert not picture(prepare(settings(RECIPES["long"])), "x").rates_note
+
+
+def test_epochs_are_told_in_few_digits():
+    phases = [
+        Phase(name="a", generation=0, length=Length(steps=667)),
+        Phase(name="b", generation=0, length=Length(steps=1)),
+    ]
+    text = printed(prepare(settings(phases)))
+    assert "668 optimizer steps = 167 epochs" in text
+    assert "166.8" in text
+    assert "166.75" not in text
+    assert "0.25" in text
+
+
+def test_lines_have_no_blanks_at_their_end():
+    assert not any(line.endswith(" ") for line in printed(prepare(settings(RECIPES["seal"]))).splitlines())
 
 
 @pytest.mark.parametrize("width", [80, 110, 200])

@@ -1,0 +1,109 @@
+"""The slim network of a run of knowledge evolution: the kept kernels alone, checked against the whole network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from llf_ray.config import SettingError
+from llf_ray.data.order import Draw
+from llf_ray.nn.channels import Kept, extract, kept_channels
+from llf_ray.nn.slim import load_slim, save_slim
+from llf_ray.run import RunConfig, kernel_shares
+from llf_ray.tasks.base import Tally
+from llf_ray.train.folder import open_run
+
+__all__ = ["SlimNetwork", "slim_of"]
+
+BATCH = 200  # items scored at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimNetwork:
+    """What was written: where, sizes, the largest difference in scores from the whole network with zeros in place of
+    what was forgotten, and test scores of both.
+    """
+
+    folder: Path
+    share: float
+    parameters: int
+    whole_parameters: int
+    difference: float
+    scores: Mapping[str, float]
+    whole_scores: Mapping[str, float]
+
+
+def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
+    """Take the slim network out of a finished run, write it, and score it beside the whole one on the test part.
+
+    Raises:
+        SettingError: the run has not ended, its plan keeps no block of kernels, or its network cannot be made slim.
+    """
+    run = open_run(run_folder)
+    shares = kernel_shares(run.plan)
+    if len(shares) != 1:
+        found = ", ".join(f"{share:g}" for share in shares) or "none"
+        raise SettingError(
+            f"run {run_folder.name!r}: a slim network needs one mask of kernels in its plan, not {found}"
+        )
+    weights = run_folder / "final" / "model.safetensors"
+    if not weights.exists():
+        raise SettingError(f"run {run_folder.name!r} has no final weights yet: {weights} does not exist")
+    task: Any = run.config.task
+    network: nn.Module = task.initial(0).eval()
+    network.load_state_dict(load_file(weights))
+    try:
+        slim, widths = extract(network, task.example(), shares[0])
+    except ValueError as error:
+        raise SettingError(f"run {run_folder.name!r}: {error}") from None
+    place = folder or run_folder / "slim"
+    save_slim(place, slim, widths, task.network_recipe())
+    slim = load_slim(place).eval()  # what is scored is what was written
+    zeroed = without_forgotten(network, kept_channels(network, task.example(), shares[0]))
+    images = torch.randn(8, *task.example().shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = float((slim(images) - zeroed(images)).abs().max())
+    return SlimNetwork(
+        folder=place,
+        share=shares[0],
+        parameters=_size(slim),
+        whole_parameters=_size(network),
+        difference=difference,
+        scores=_score(run.config, slim),
+        whole_scores=_score(run.config, network),
+    )
+
+
+def without_forgotten(network: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:
+    """A copy with zeros in place of all kernels that are not kept."""
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, layer in kept.items():
+            module = copied.get_submodule(name)
+            weight = module.weight
+            if isinstance(weight, Tensor) and weight.dim() > 1:
+                weight.mul_(layer.block.view(*layer.block.shape, *[1] * (weight.dim() - 2)))
+    return copied
+
+
+def _size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _score(config: RunConfig, network: nn.Module) -> dict[str, float]:
+    task = config.task
+    indices = torch.arange(task.num_items("test")).numpy()
+    draws = [Draw(indices[start : start + BATCH], None) for start in range(0, len(indices), BATCH)]
+    total: dict[str, Tally] = {}
+    with torch.no_grad():
+        for batch in task.batches("test", draws, torch.device("cpu")):
+            for name, tally in task.score(network, batch).items():
+                total[name] = total[name] + tally if name in total else tally
+    return {name: tally.mean for name, tally in total.items()}

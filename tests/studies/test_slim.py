@@ -1,0 +1,78 @@
+"""`llf-ray slim` on a finished run of knowledge evolution, small but real."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from llf_ray.cli import main
+from llf_ray.engine.base import EngineSettings
+from llf_ray.nn.slim import load_slim
+from llf_ray.recipes.knowledge_evolution import FIT, KnowledgeEvolution
+from llf_ray.recipes.long import Long
+from llf_ray.run import prepare
+from llf_ray.studies.slim import slim_of
+from llf_ray.tasks.classification import tiny
+from llf_ray.train.folder import create
+from llf_ray.train.state import Stores, load_stand, newest
+from tests.local import settings, whole
+
+KELS = KnowledgeEvolution(generations=2, epochs=1, warmup_epochs=0, keep=0.5)
+TASK = replace(tiny, label_smoothing=0.0)
+CONFIG = settings(KELS, task=TASK, engine=EngineSettings(batch=20))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(CONFIG, tmp_path_factory.mktemp("runs") / "kels")
+
+
+def test_the_slim_network_of_a_run_is_written_scored_and_read_back(run: Path) -> None:
+    found = slim_of(run)
+    assert found.difference < 1e-5
+    assert found.share == 0.5
+    assert found.parameters < found.whole_parameters / 2
+    assert set(found.scores) == set(found.whole_scores) >= {"accuracy", "loss"}
+    network = load_slim(run / "slim").eval()
+    whole_weights = load_file(run / "final" / "model.safetensors")
+    kept = network.state_dict()["layer1.0.conv1.weight"]
+    assert torch.equal(kept, whole_weights["layer1.0.conv1.weight"][:2, :2])
+    assert sum(p.numel() for p in network.parameters()) == found.parameters
+
+
+def test_the_mask_that_was_held_is_that_of_the_slim_network(run: Path, tmp_path: Path) -> None:
+    last = newest(run / "checkpoints")[0]
+    assert last is not None
+    masks = Stores(run, load_stand(last).stores)[FIT]
+    network = load_slim(slim_of(run, tmp_path).folder)
+    compared = [name for name in network.state_dict() if name in masks]
+    assert len(compared) == len(masks)
+    for name in compared:
+        assert int(masks[name].sum()) == network.state_dict()[name].numel(), name
+
+
+def test_the_command_says_what_it_wrote(run: Path, tmp_path: Path) -> None:
+    words = ["slim", run.name, "--folder", str(run.parent), "--out", str(tmp_path / "here")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "50 % of the channels of each layer" in result.output
+    assert "test accuracy: " in result.output
+    assert f"written: {tmp_path / 'here'}" in result.output
+    assert (tmp_path / "here" / "slim.json").exists()
+
+
+def test_a_run_without_a_slim_network_says_why(tmp_path: Path) -> None:
+    long = settings(Long(generations=1, epochs=1), task=TASK, engine=EngineSettings(batch=20))
+    for config, folder, said in (
+        (long, tmp_path / "plain", "needs one mask of kernels in its plan, not none"),
+        (CONFIG, tmp_path / "begun", "has no final weights yet"),
+    ):
+        create(prepare(config), folder)
+        result = CliRunner().invoke(main, ["slim", folder.name, "--folder", str(tmp_path)])
+        assert result.exit_code == 2
+        assert said in result.output
