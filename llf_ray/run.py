@@ -167,7 +167,7 @@ def prepare(config: RunConfig) -> Prepared:
     for selection in selections:
         _check_selection(selection, slots, config)
     for phase in plan.phases:
-        _check_offered(phase)
+        _check_offered(phase, config.task)
         _check_disjoint(phase, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
     touched = [getattr(op, "select", None) for phase in plan.phases for op in (*phase.entry, *phase.exit)]
@@ -247,15 +247,16 @@ def _check_labels(selections: Sequence[object]) -> None:
             raise SettingError("no group may be called 'rest': that is every parameter without a rule")
 
 
-def _check_offered(phase: Phase) -> None:
-    """What a plan can say and no task does yet."""
+def _check_offered(phase: Phase, task: Task) -> None:
+    """What a plan can say and this task does not do."""
     wanted = [f"data from {phase.data.source!r}"] if phase.data.source != "task" else []
-    wanted += [f"objective {phase.objective.kind!r}"] if phase.objective.kind != "task" else []
+    offered = phase.objective.kind == "task" or (phase.objective.kind == "distil" and hasattr(task, "distil"))
+    wanted += [] if offered else [f"objective {phase.objective.kind!r}"]
     wanted += [repr(op.label) for op in (*phase.entry, *phase.exit) if isinstance(op, Generate | Pass)]
     if wanted:
         raise SettingError(
             f"phase {phase.name!r} of generation {phase.generation}: {wanted[0]} needs a task that offers it, "
-            "and none does yet"
+            f"and {type(task).__name__} does not"
         )
 
 

@@ -86,6 +86,17 @@ class Toy:
         hits = (logits.detach().argmax(1) == labels).sum()
         return nn.functional.cross_entropy(logits.float(), labels), {"accuracy": Tally(hits, len(labels))}
 
+    def distil(
+        self, model: nn.Module, teacher: nn.Module, batch: Any, weight: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tally]]:
+        """Cross-entropy with the labels and with the teacher's classes."""
+        images, _ = batch
+        own, tallies = self.loss(model, batch)
+        with torch.no_grad():
+            soft = (teacher(images) / temperature).softmax(1)
+        taught = nn.functional.cross_entropy(model(images).float() / temperature, soft) * temperature**2
+        return (1 - weight) * own + weight * taught, tallies
+
     def score(self, model: nn.Module, batch: Any) -> dict[str, Tally]:
         """Hits and summed loss."""
         images, labels = batch

@@ -56,8 +56,9 @@ class Task(Protocol):
         """
         ...
 
-    # A task may also offer ``example()``, an input of the network with a batch axis of one: masks of kernels and slim
-    # networks follow the layers' wiring through it.
+    # A task may also offer ``distil(model, teacher, batch, weight, temperature)``, which gives what `loss` gives but
+    # learned in part from another network, for phases with that objective; and ``example()``, an input of the network
+    # with a batch axis of one: masks of kernels and slim networks follow the layers' wiring through it.
 
     def initial(self, seed: int) -> nn.Module:
         """The model with weights drawn anew, a function of ``seed`` alone: where resets take their values

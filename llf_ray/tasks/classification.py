@@ -175,6 +175,23 @@ class Classification:
         loss = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
         return loss, {"accuracy": tally(scores.argmax(1) == batch.labels)}
 
+    def distil(
+        self, model: nn.Module, teacher: nn.Module, batch: ImageBatch, weight: float, temperature: float
+    ) -> tuple[Tensor, Mapping[str, Tally]]:
+        """(1 - weight) of the task's own loss and ``weight`` of the cross-entropy with the teacher's classes.
+
+        Both networks' scores are divided by ``temperature`` and the term multiplied by its square, so that gradients
+        keep their size (Hinton et al. 2015, arXiv:1503.02531); at temperature 1 it is that of born-again networks
+        (Furlanello et al. 2018, arXiv:1805.04770).
+        """
+        scores = model(batch.images)
+        with torch.no_grad():
+            soft = (teacher(batch.images).float() / temperature).softmax(1)
+        target = batch.labels if batch.blended is None else batch.blended
+        own = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
+        taught = F.cross_entropy(scores.float() / temperature, soft) * temperature**2
+        return (1 - weight) * own + weight * taught, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+
     @torch.no_grad()
     def score(self, model: nn.Module, batch: ImageBatch) -> Mapping[str, Tally]:
         """Accuracy, cross-entropy without smoothing, and the share with the class among the best five where

@@ -78,6 +78,7 @@ class Worker:
         self.digest = ""
         self.labels: dict[str, str] = {}
         self.begun: int | None = None  # the phase whose rules the engine has
+        self.teacher: nn.Module | None = None
         self.micro, self.accumulation = divide_batch(run.config.engine, team.size)
 
     # ------------------------------------------------------------------------------------------------- stand and state
@@ -194,13 +195,18 @@ class Worker:
         for masks in (stores[name] for name in phase.hold):
             live |= {name: masks[name] & live[name] if name in live else masks[name] for name in masks}
         self.engine.hold_at_zero(live)
+        self.teacher = None
+        if phase.objective.kind == "distil":
+            teacher = self.config.task.initial(0)
+            teacher.load_state_dict(dict(stores[phase.objective.teacher]))
+            self.teacher = teacher.to(self.team.device).eval().requires_grad_(False)
 
     def learn(self, answer: Answer, stand: Stand) -> tuple[Stand, bool, bool]:
         """Optimizer steps up to the next question, with a pulse every few steps; whether the run is to stop in between,
         and whether a checkpoint is due behind them.
         """
         self.clock.now("steps")
-        every = self.config.tracking.log_every
+        every, phase = self.config.tracking.log_every, self.plan.phases[answer.position.index]
         batches = self.config.task.batches("train", self._draws(answer.position, answer.until), self.team.device)
         window = Window(self.engine.module)
         keep = False
@@ -211,7 +217,7 @@ class Worker:
             try:
                 loss = self.engine.step(
                     self._micro_batches(batches, step),
-                    lambda model, batch: window.see(self.config.task.loss(model, batch)),
+                    lambda model, batch: window.see(self._loss(phase, model, batch)),
                 )
             except FloatingPointError:  # on every rank: the engine looks at the reduced gradients
                 raise Hopeless(self._divergence("gradient is not finite", step, position)) from None
@@ -228,6 +234,16 @@ class Worker:
                 self.keep(stand)
                 self.clock.now("steps")
         return stand, False, keep
+
+    def _loss(self, phase: Phase, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tally]]:
+        """What the phase's objective gives."""
+        if self.teacher is None:
+            return self.config.task.loss(model, batch)
+        task: Any = self.config.task
+        learned: tuple[Tensor, Mapping[str, Tally]] = task.distil(
+            model, self.teacher, batch, phase.objective.weight, phase.objective.temperature
+        )
+        return learned
 
     def _micro_batches(self, batches: Iterator[Any], step: int) -> Iterator[Any]:
         """This step's micro-batches, each with dropout and drop-path keyed by (seed, step, place, rank)."""

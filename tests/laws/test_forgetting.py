@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llf_ray.recipes.active_forgetting import ActiveForgetting
+from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.dense_sparse import DenseSparse
 from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
 from llf_ray.recipes.long import Long
@@ -240,6 +241,23 @@ def test_active_forgetting_takes_moments_and_step_count_and_leaves_the_body(tmp_
         assert rates[0]["head"] == rates[1]["head"], "its own curve starts anew"
         assert rates[0]["rest"] > rates[1]["rest"]
     assert torch.equal(plain.weights[0]["head.weight"], watch.weights[0]["head.weight"])
+
+
+# ---------------------------------------------------------------------------------------------------------- born again
+
+
+def test_a_student_starts_fresh_and_learns_from_the_generation_before(tmp_path: Path) -> None:
+    recipe = BornAgain(generations=3, epochs=2, warmup_epochs=0, weight=0.9)
+    watch = watched(settings(recipe, task=CALM), tmp_path / "run")
+    starts = at_boundaries(watch)
+    assert changed(starts[0], starts[1]) > set(WEIGHTS), "another draw"
+    assert torch.equal(starts[1]["stem.1.running_mean"], torch.zeros(5)), "fresh statistics, too"
+    alone = watched(settings(replace(recipe, weight=1e-9), task=CALM), tmp_path / "alone")
+    assert watch.losses[:8] == alone.losses[:8], "the first generation has no teacher"
+    assert same_bits(watch.weights[8], alone.weights[8]), "students do not depend on their teachers"
+    # what is learned: nine parts of cross-entropy with what the teacher says, one of the task's own
+    assert watch.losses[8] != pytest.approx(alone.losses[8], rel=1e-3)
+    assert not same_bits(watch.weights[9], alone.weights[9])
 
 
 # ------------------------------------------------------------------------------------------------------- equal budgets

@@ -322,7 +322,6 @@ METHODS: dict[str, Callable[[], list[Phase]]] = {
     )
 }
 LATER = {  # what the runtime refuses by name until a task offers it
-    "born_again": "objective 'distil'",
     "layer_wise": "freeze the normaliser in front of body",
     "neural_iterated_learning": "generate messages of games that were won into transcripts",
     "seeded_iterated_learning": "generate the teacher's messages into messages",

@@ -273,6 +273,26 @@ def test_a_run_to_start_from_is_found_from_here_wherever_data_are(tmp_path, monk
     assert same(task.build(0).state_dict(), tiny.build(5).state_dict())
 
 
+def test_distilling_is_a_blend_of_labels_and_teacher():
+    model, teacher = tiny.build(0).eval(), tiny.build(1).eval()
+    batch = batch_of(tiny, size=20)
+    own = tiny.loss(model, batch)[0]
+    assert tiny.distil(model, teacher, batch, 0.0, 4.0)[0] == own
+    for temperature in (1.0, 3.0):
+        taught, tallies = tiny.distil(model, teacher, batch, 1.0, temperature)
+        with torch.no_grad():
+            student, soft = (net(batch.images) / temperature for net in (model, teacher))
+        divergence = F.kl_div(student.log_softmax(1), soft.log_softmax(1), log_target=True, reduction="batchmean")
+        entropy = -(soft.softmax(1) * soft.log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(taught, temperature**2 * (divergence + entropy))
+        assert tallies["accuracy"].count == 20
+        half = tiny.distil(model, teacher, batch, 0.5, temperature)[0]
+        torch.testing.assert_close(half, 0.5 * own + 0.5 * taught)
+    taught.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert model.fc.weight.grad.abs().sum() > 0
+
+
 def test_a_model_that_cannot_take_the_images_is_refused_by_prepare():
     with pytest.raises(SettingError, match=r"model: TimmModel does not take the data's images \(1 channels, 28 x 28"):
         replace(tiny, model=TimmModel(name="vit_tiny_patch16_224")).prepare()
