@@ -113,13 +113,13 @@ class Ours:
     def __init__(self, run: Run, engine: Engine, team: Team) -> None:
         adviser = cast(Adviser, Adviser(run.folder, run.plan) if team.rank == 0 else None)
         self.worker, self.stand = Worker(run, engine, adviser, team), Stand(seed=run.config.seed)
-        answer, self.stand = self.worker.ask(self.stand)
+        answer, self.stand, _ = self.worker.ask(self.stand)
         self.stand = self.worker.cross(answer, self.stand)
 
     def __call__(self) -> None:
-        answer, self.stand = self.worker.ask(self.stand)
+        answer, self.stand, _ = self.worker.ask(self.stand)
         self.worker.begin(answer, self.stand)
-        self.stand, _ = self.worker.learn(answer, self.stand)
+        self.stand, *_ = self.worker.learn(answer, self.stand)
 
     @property
     def loss(self) -> float:
