@@ -85,10 +85,12 @@ def named_values(record: Mapping[str, Any]) -> dict[str, Any]:
         named = {"begun/phase": record["index"], "begun/generation": record.get("generation")}
         return named | {f"begun/direction/{group}": value for group, value in record.get("directions", {}).items()}
     if kind == "operation":
-        return {
+        named = {
             f"operation/{record['operation']}/{name}": record.get(name)
             for name in ("entries", "norm_before", "norm_after")
         }
+        live = {f"mask/{name}/live": live / entries for name, (live, entries) in record.get("masks", {}).items()}
+        return named | live
     return {}
 
 

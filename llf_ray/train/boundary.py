@@ -165,7 +165,7 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
         if edit.snapshot is not None:
             stores[edit.snapshot] = f"stores/{edit.snapshot}-{stand.step:08d}"
             write_store(run.folder, stores[edit.snapshot], engine, team, None)
-        records.append(_record(operation, stand.step, generation, key, touched))
+        records.append({**_record(operation, stand.step, generation, key, touched), **_live(edit)})
     entered = [index for side, index in answer.boundary if side == "entry"]
     if any(run.plan.phases[index].optimizer == "rebuild" for index in entered):
         engine.fresh_optimizer()
@@ -181,6 +181,17 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
 def _call(operation: Any, view: View) -> Edit:
     op: Operation = operation
     return op(view)
+
+
+def _live(edit: Edit) -> dict[str, Any]:
+    """Of each mask that is stored: how many entries are live, and how many there are."""
+    if not edit.masks:
+        return {}
+    counts = {
+        name: [sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())]
+        for name, masks in edit.masks.items()
+    }
+    return {"masks": counts}
 
 
 def _record(

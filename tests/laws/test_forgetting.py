@@ -160,6 +160,11 @@ def test_masks_of_a_run_are_kept_with_it(tmp_path: Path) -> None:
     last = newest(folder / "checkpoints")[0]
     assert last is not None
     masks = Stores(folder, load_stand(last).stores)[MASK]
+    live = [record["masks"][MASK] for record in journal(folder, "operation") if "masks" in record]
+    number = sum(mask.numel() for mask in masks.values())
+    assert live[0] == [number, number]
+    assert live[-1] == [sum(int(mask.sum()) for mask in masks.values()), number]
+    assert [round(count / number, 2) for count, _ in live] == [1.0, 0.5, 0.25], "the sparsity of each level"
     weights = final(folder)
     sizes = [weights[name].numel() for name in WEIGHTS]
     assert sum(int(masks[name].sum()) for name in WEIGHTS) == pytest.approx(recipe.density * sum(sizes), abs=2)
