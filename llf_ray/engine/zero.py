@@ -17,7 +17,7 @@ ZeRO  what the optimizer steps   where a parameter lies in it                   
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -43,6 +43,7 @@ PERSISTENT = 100_000  # ZeRO-3 keeps parameters of at most so many entries whole
 # ones a ResNet18 step takes a tenth less time than with one for all. GPUs keep their buffers and want long messages.
 BUCKET = {"cpu": 1_000_000}
 LONG_BUCKET = 25_000_000
+LARGE = 1 << 15  # entries of a gradient that is worth a message of its own
 
 
 class _Learner(nn.Module):
@@ -61,6 +62,61 @@ class _Learner(nn.Module):
         assert self.work is not None
         loss, batch = self.work
         return loss(self.model, batch)
+
+
+class _Exchange:
+    """The mean of gradients over ranks, of large ones begun as soon as they are there, while backward goes on.
+
+    In place of DeepSpeed's own exchange at stage 0 in fp32 on CPUs, which begins behind backward and copies everything
+    into buckets and out again: with it a ResNet18 step on two cores took a tenth more time than PyTorch's DDP.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], team: Team, boundary: Callable[[], bool], *, early: bool
+    ) -> None:
+        self._parameters, self._team, self._boundary = parameters, team, boundary
+        self._begun: dict[nn.Parameter, Any] = {}
+        large = [parameter for parameter in parameters if parameter.numel() >= LARGE] if early else []
+        self.hooks = [parameter.register_post_accumulate_grad_hook(self._arrived) for parameter in large]
+
+    def _arrived(self, parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        if self._boundary():
+            if parameter in self._begun:
+                raise RuntimeError("a parameter got its gradient in two parts: set engine.checkpoint_gradients")
+            self._begin(parameter)
+
+    def _begin(self, parameter: nn.Parameter) -> None:
+        assert parameter.grad is not None
+        self._begun[parameter] = dist.all_reduce(_dense(parameter.grad), async_op=True)
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Every rank calls, behind each backward pass: nothing until the last micro-batch of a step."""
+        if not self._boundary():
+            return
+        small = []
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.numel() < LARGE:
+                small.append(parameter.grad)
+            elif parameter not in self._begun:
+                self._begin(parameter)
+        if small:
+            message = self._team.total(torch.cat([_dense(gradient).reshape(-1) for gradient in small]))
+            for gradient, part in zip(small, message.split([gradient.numel() for gradient in small]), strict=True):
+                dense = _dense(gradient)
+                dense.copy_(part.view(dense.shape))
+        for handle in self._begun.values():
+            handle.wait()
+        self._begun.clear()
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, 1.0 / self._team.size)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """A contiguous view for a message; images' layout is one of channels last."""
+    return gradient if gradient.is_contiguous() else gradient.permute(0, 2, 3, 1)
 
 
 class ZeroEngine(ShardedEngine):
@@ -93,7 +149,16 @@ class ZeroEngine(ShardedEngine):
             optimizer=optimizer,
             config=_config(settings, micro_batch, accumulation, team, sum(shape.numel() for shape in shapes.values())),
         )
-        if settings.stage == 0:  # whose message size is an argument that DeepSpeed's own backward leaves at its default
+        self._reducer: _Exchange | None = None
+        if settings.stage == 0 and not low and team.device.type == "cpu" and team.size > 1:
+            self._reducer = _Exchange(
+                list(self._parameters.values()),
+                team,
+                self._engine.is_gradient_accumulation_boundary,
+                early=not settings.checkpoint_gradients,  # where a segment of the backward pass may run by itself
+            )
+            self._engine.allreduce_gradients = self._reducer
+        elif settings.stage == 0:  # whose message size is an argument that DeepSpeed's own backward leaves as it is
             reduce = self._engine.allreduce_gradients
             self._engine.allreduce_gradients = partial(reduce, bucket_size=BUCKET.get(team.device.type, LONG_BUCKET))
         optimizer.state.clear()  # the wrapper of stage 0 in bf16 takes a step on zero gradients while it is built
@@ -199,12 +264,12 @@ class ZeroEngine(ShardedEngine):
 
     def close(self) -> None:
         """Every rank calls: free what the engine holds; the module is not usable afterwards."""
-        for hook in self._hooks:
+        for hook in (*self._hooks, *(self._reducer.hooks if self._reducer else ())):
             hook.remove()
         self._engine.destroy()
         _forget_module(self._learner)
         self._optimizer.state.clear()
-        self._engine = self._learner = None
+        self._engine = self._learner = self._reducer = None
         self._slabs, self._places, self._held, self._averages = (), {}, {}, None
 
 

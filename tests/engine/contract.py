@@ -890,6 +890,7 @@ def rank_main(rank: int, size: int, folder: Path, only: str = "") -> None:
     from llf_ray.engine import zero
 
     zero.PERSISTENT = 20  # of the small network some parameters, not all, are kept whole under ZeRO-3
+    zero.LARGE = 200  # and some gradients are exchanged while backward goes on
     team = Team.current("cpu")
     labs = [Lab(team, stage, precision, folder) for stage, precision in (LABS if size > 1 else ALONE)]
     found: dict[str, dict[str, str]] = {lab.label: {} for lab in labs}
