@@ -43,7 +43,7 @@ PERSISTENT = 100_000  # ZeRO-3 keeps parameters of at most so many entries whole
 # ones a ResNet18 step takes a tenth less time than with one for all. GPUs keep their buffers and want long messages.
 BUCKET = {"cpu": 1_000_000}
 LONG_BUCKET = 25_000_000
-LARGE = 1 << 15  # entries of a gradient that is worth a message of its own
+LARGE = 1 << 18  # entries of a gradient that is worth a message of its own: a small network wants one message
 
 
 class _Learner(nn.Module):
