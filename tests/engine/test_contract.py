@@ -33,7 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def team_results(folder: Path) -> dict[int, dict[str, dict[str, str]]]:
     """What the checks found, by number of ranks: a team of two, and beside it a team of one."""
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    extensions = folder / "extensions"  # where torch would put what DeepSpeed has it compile
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "TORCH_EXTENSIONS_DIR": str(extensions),
+    }
     alone = folder / "alone"
     alone.mkdir()
     commands = [(rank, 2, folder) for rank in range(2)] + [(0, 1, alone)]
@@ -51,6 +58,7 @@ def team_results(folder: Path) -> dict[int, dict[str, dict[str, str]]]:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0, 0], said
     assert [out for out, _ in said] == ["", "", ""], "DeepSpeed chatters"
+    assert not list(extensions.rglob("*")), "something was compiled"
     return {size: json.loads((where / "found-0.json").read_text()) for rank, size, where in commands if rank == 0}
 
 
