@@ -1,0 +1,1 @@
+"""What is measured on a trained network: functions of a model and data, of torch and numpy alone."""

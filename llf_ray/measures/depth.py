@@ -1,0 +1,209 @@
+"""Prediction depth: the layer from which on k-NN probes agree with what a network says in the end.
+
+Baldock et al. 2021, arXiv:2106.09647. Shapes: N examples, P probes from the input to the softmax, M bank entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Depths", "knn_predictions", "prediction_depth", "prediction_depths", "probe_features", "residual_probes"]
+
+INPUT, SOFTMAX = "input", "softmax"
+
+
+def prediction_depth(probes: Tensor, final: Tensor) -> Tensor:
+    """The smallest probe from which on all probes say what the network says, (N,); P where the last one does not.
+
+    Args:
+        probes: classes that each probe gives, (P, N), from the input on.
+        final: classes that the network gives, (N,).
+    """
+    agrees = probes == final[None]
+    from_here_on = agrees.flip(0).long().cumprod(0).flip(0)
+    return probes.shape[0] - from_here_on.sum(0)
+
+
+def knn_predictions(
+    bank: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    k: int = 30,
+    leave_one_out: bool = False,
+    block: int = 2048,
+    classes: int | None = None,
+) -> Tensor:
+    """The most frequent class among the ``k`` nearest bank entries (Euclidean), (N,); ties go to the lower class.
+
+    Exact, ``block`` queries at a time: memory beside the features is that of one (block, M) matrix of distances.
+
+    Args:
+        bank: features, (M, D).
+        labels: their classes, (M,).
+        queries: features, (N, D).
+        k: neighbours.
+        leave_one_out: query i is bank entry i and does not count among its own neighbours.
+        block: queries at a time.
+        classes: how many there are; None: the largest label and one.
+
+    Raises:
+        ValueError: fewer bank entries than neighbours.
+    """
+    if bank.shape[0] - leave_one_out < k:
+        raise ValueError(f"k = {k}: the bank has {bank.shape[0]} entries" + ", one of them the query" * leave_one_out)
+    number = classes or int(labels.max()) + 1
+    squares = bank.square().sum(1)
+    found = []
+    for start in range(0, queries.shape[0], block):
+        part = queries[start : start + block]
+        # of |q - b|^2 what does not depend on b is left out: the order is the same
+        distances = torch.addmm(squares[None], part, bank.T, alpha=-2.0)
+        if leave_one_out:
+            own = torch.arange(start, start + part.shape[0], device=bank.device)
+            distances[torch.arange(part.shape[0], device=bank.device), own] = torch.inf
+        nearest = distances.topk(k, dim=1, largest=False, sorted=False).indices
+        votes = torch.zeros(part.shape[0], number, dtype=torch.int32, device=bank.device)
+        votes.scatter_add_(1, labels[nearest], torch.ones_like(nearest, dtype=torch.int32))
+        found.append(votes.argmax(1))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+
+
+def residual_probes(network: nn.Module) -> tuple[str, ...]:
+    """Modules to probe: the stem, then every block of a network whose blocks are numbered (``layer1.0``, ``blocks.3``).
+
+    In a network without such blocks, its top modules. The input and the softmax come by themselves.
+    """
+    names = [name for name, _ in network.named_modules()]
+    blocks = [
+        name
+        for name in names
+        if name.rpartition(".")[2].isdigit()
+        and name.count(".") >= 1
+        and not any(part.isdigit() for part in name.split(".")[:-1])
+        and len(list(network.get_submodule(name).children())) > 0
+    ]
+    if not blocks:
+        return tuple(name for name, _ in network.named_children())
+    stem = [name for name, _ in network.named_children()]
+    before = stem[: stem.index(blocks[0].partition(".")[0])]
+    return (*before[-1:], *blocks)
+
+
+@contextmanager
+def _watching(network: nn.Module, names: Sequence[str], seen: dict[str, Tensor]) -> Iterator[None]:
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: object, output: Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    hooks = [network.get_submodule(name).register_forward_hook(note(name)) for name in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def pooled(values: Tensor) -> Tensor:
+    """Features of one vector an example, (N, D): the mean over places of images (N, C, H, W) and tokens (N, T, C)."""
+    if values.dim() == 4:
+        return values.mean((2, 3))
+    return values.mean(1) if values.dim() == 3 else values.flatten(1)
+
+
+@torch.no_grad()
+def probe_features(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    names: Sequence[str],
+    pool: Callable[[Tensor], Tensor] = pooled,
+) -> tuple[Mapping[str, Tensor], Tensor]:
+    """Features at the input, behind each named module and at the softmax, (N, D) on the CPU; the classes said, (N,).
+
+    Args:
+        network: in evaluation mode.
+        batches: inputs, (B, ...).
+        names: modules, in the order in which data pass them.
+        pool: makes one vector an example of what a module gives; the input is flattened as it is.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in (INPUT, *names, SOFTMAX)}
+    said, seen = [], dict[str, Tensor]()
+    with _watching(network, names, seen):
+        for batch in batches:
+            scores = network(batch).float()
+            parts[INPUT].append(batch.flatten(1).float().cpu())
+            for name in names:
+                parts[name].append(pool(seen[name]).float().cpu())
+            parts[SOFTMAX].append(scores.softmax(1).cpu())
+            said.append(scores.argmax(1).cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}, torch.cat(said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depths:
+    """Prediction depth of every example, (N,), in probes; ``accuracy`` of each probe against the true classes."""
+
+    probes: tuple[str, ...]
+    depth: Tensor
+    accuracy: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean depth."""
+        return float(self.depth.double().mean())
+
+    @property
+    def histogram(self) -> tuple[int, ...]:
+        """How many examples have each depth, from 0 to the number of probes."""
+        return tuple(torch.bincount(self.depth, minlength=len(self.probes) + 1).tolist())
+
+
+def prediction_depths(
+    network: nn.Module,
+    bank: Iterable[Tensor],
+    bank_labels: Tensor,
+    queries: Iterable[Tensor] | None = None,
+    query_labels: Tensor | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    k: int = 30,
+    block: int = 2048,
+) -> Depths:
+    """Depth of held-out examples or, without ``queries``, of the bank's own, each left out of its own neighbours.
+
+    Args:
+        network: in evaluation mode.
+        bank: training inputs in batches.
+        bank_labels: their classes, (M,).
+        queries: held-out inputs in batches.
+        query_labels: their classes, (N,), for the probes' accuracy.
+        names: modules to probe; None: `residual_probes`.
+        k: neighbours (30 in the paper, which found results hardly to depend on it).
+        block: queries at a time.
+    """
+    where = residual_probes(network) if names is None else tuple(names)
+    features, said = probe_features(network, bank, where)
+    own = queries is None
+    asked, final = (features, said) if queries is None else probe_features(network, queries, where)
+    truth = bank_labels if own else query_labels
+    probes, accuracy = [], []
+    for name in features:
+        found = knn_predictions(
+            features[name],
+            bank_labels,
+            asked[name],
+            k=k,
+            leave_one_out=own,
+            block=block,
+            classes=features[SOFTMAX].shape[1],
+        )
+        probes.append(found)
+        accuracy.append(float((found == truth).double().mean()) if truth is not None else float("nan"))
+    return Depths(probes=tuple(features), depth=prediction_depth(torch.stack(probes), final), accuracy=tuple(accuracy))

@@ -1,0 +1,127 @@
+"""Prediction depth against a slow definition of it and scikit-learn's neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from llf_ray.measures.depth import (
+    knn_predictions,
+    prediction_depth,
+    prediction_depths,
+    probe_features,
+    residual_probes,
+)
+from llf_ray.nn.resnet import ResNet
+
+
+def clouds(number: int, seed: int, classes: int = 4, width: int = 6) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (number,), generator=random)
+    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(9)).double()
+    return centres[labels] + torch.randn(number, width, generator=random).double(), labels
+
+
+def by_definition(probes: list[int], final: int) -> int:
+    for start in range(len(probes) + 1):
+        if all(probe == final for probe in probes[start:]):
+            return start
+    raise AssertionError
+
+
+def test_depth_is_the_first_probe_from_which_on_all_agree() -> None:
+    random = torch.Generator().manual_seed(0)
+    probes, final = torch.randint(3, (5, 400), generator=random), torch.randint(3, (400,), generator=random)
+    probes[2:, :200] = final[:200]  # deep agreement is rare by chance
+    probes[:, :50] = final[:50]
+    found = prediction_depth(probes, final)
+    assert found.tolist() == [by_definition(probes[:, i].tolist(), int(final[i])) for i in range(400)]
+    assert set(found.tolist()) == {0, 1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("k", [1, 7, 30])
+@pytest.mark.parametrize("block", [1, 13, 1000])
+def test_neighbours_vote_as_scikit_learns_do(k: int, block: int) -> None:
+    bank, labels = clouds(200, 0)
+    queries, _ = clouds(90, 1)
+    oracle = KNeighborsClassifier(n_neighbors=k, algorithm="brute").fit(bank.numpy(), labels.numpy())
+    found = knn_predictions(bank, labels, queries, k=k, block=block)
+    assert found.tolist() == oracle.predict(queries.numpy()).tolist()
+
+
+def test_an_example_is_not_its_own_neighbour() -> None:
+    bank, labels = clouds(120, 2)
+    found = knn_predictions(bank, labels, bank, k=5, leave_one_out=True, block=17)
+    for i in range(120):
+        rest = [j for j in range(120) if j != i]
+        oracle = KNeighborsClassifier(n_neighbors=5, algorithm="brute").fit(bank[rest].numpy(), labels[rest].numpy())
+        assert int(found[i]) == int(oracle.predict(bank[i : i + 1].numpy())[0])
+    assert torch.equal(knn_predictions(bank, labels, bank, k=1), labels)
+
+
+def test_too_few_neighbours_are_an_error() -> None:
+    bank, labels = clouds(30, 0)
+    assert len(knn_predictions(bank, labels, bank, k=30)) == 30
+    with pytest.raises(ValueError, match="k = 30: the bank has 30 entries, one of them the query"):
+        knn_predictions(bank, labels, bank, k=30, leave_one_out=True)
+
+
+def test_probes_are_the_stem_and_every_block() -> None:
+    network = ResNet(num_classes=3, widths=(4, 8), blocks=(1, 2))
+    assert residual_probes(network) == ("bn1", "layer1.0", "layer2.0", "layer2.1")
+    blocks = residual_probes(timm.create_model("resnet18"))
+    assert len(blocks) == 9
+    assert blocks[1:3] == ("layer1.0", "layer1.1")
+    assert residual_probes(timm.create_model("vit_tiny_patch16_224"))[-1] == "blocks.11"
+    assert residual_probes(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))) == ("0", "1")
+
+
+def test_what_a_network_says_early_is_shallow_and_what_its_last_layer_decides_is_deep() -> None:
+    """One class can be told from the pixels; the other two differ in a product of pixels that the network computes."""
+
+    class Product(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Identity(), torch.nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            sign = self.second(10 * torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1))
+            return torch.stack([sign[:, 0], -sign[:, 0], sign[:, 1] - 100], 1)
+
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 43, generator=random) * 2  # forty pixels of noise
+    x[:, :2] = torch.sign(x[:, :2])
+    x[:, 2] = 0.0
+    x[:200, 2] = 40.0
+    network = Product().eval()
+    labels = network(x).argmax(1)
+    found = prediction_depths(network, [x[:250], x[250:]], labels, names=("first", "second"), k=9)
+    assert found.probes == ("input", "first", "second", "softmax")
+    easy = labels == 2
+    assert found.depth[easy].double().mean() < 0.2
+    assert 0.5 < found.depth[~easy].double().mean() <= 2.0
+    assert sum(found.histogram) == 600
+    assert found.accuracy[2] >= found.accuracy[0]
+    held_out = prediction_depths(network, [x], labels, [x[:100]], labels[:100], names=("first", "second"), k=1)
+    assert held_out.mean == 0.0, "with themselves in the bank, all are told at once"
+
+
+def test_features_are_those_of_the_modules() -> None:
+    network = ResNet(num_classes=3, widths=(4, 8), blocks=(1, 1)).eval()
+    images = torch.randn(6, 3, 16, 16)
+    features, said = probe_features(network, [images[:4], images[4:]], residual_probes(network))
+    assert {name: value.shape[1] for name, value in features.items()} == {
+        "input": 768,
+        "bn1": 4,
+        "layer1.0": 4,
+        "layer2.0": 8,
+        "softmax": 3,
+    }
+    with torch.no_grad():
+        torch.testing.assert_close(features["softmax"], network(images).softmax(1))
+        assert torch.equal(said, network(images).argmax(1))
+    assert not any(module._forward_hooks for module in network.modules())
