@@ -294,6 +294,14 @@ def _broken(line: Line, bands: Sequence[Band]) -> tuple[np.ndarray, np.ndarray]:
     return np.insert(steps, jumps, steps[jumps]), np.insert(values, jumps, np.nan)
 
 
+def _plot(ax: Axes, steps: Any, values: Any, **style: Any) -> None:
+    """A line; a point without a neighbour, of which no line is made, gets a dot."""
+    known = np.isfinite(np.asarray(values, dtype=float))
+    before, after = np.append(False, known[:-1]), np.append(known[1:], False)
+    alone = np.flatnonzero(known & ~before & ~after).tolist()
+    ax.plot(steps, values, marker="o", markersize=3.0, markevery=alone, **style)
+
+
 def _draw_rates(above: Axes, below: Axes | None, picture: Timeline) -> None:
     for number, line in enumerate(picture.lines):
         steps, values = _broken(line, picture.bands)
@@ -302,9 +310,9 @@ def _draw_rates(above: Axes, below: Axes | None, picture: Timeline) -> None:
             "linestyle": DASHES[number % len(DASHES)],
             "linewidth": 1.6,
         }
-        above.plot(steps, np.where(values >= 0, values, np.nan), label=line.label, **style)
+        _plot(above, steps, np.where(values >= 0, values, np.nan), label=line.label, **style)
         if below is not None:
-            below.plot(steps, np.where(values < 0, values, np.nan), **style)
+            _plot(below, steps, np.where(values < 0, values, np.nan), **style)
     above.set_ylim(bottom=0)
     _label(above, "learning rate")
     above.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

@@ -345,7 +345,7 @@ def test_a_request_waits_for_the_next_named_step_and_is_taken_away_with_the_cut(
     assert request.exists()
     assert [cut.step for cut in adviser.at(4).cuts] == [4]
     assert not request.exists()
-    assert "phase 0 ends at step 4: asked for by a person" in notes(tmp_path)
+    assert "of generation 0 ends at step 4: asked for by a person" in notes(tmp_path)
 
 
 def test_a_request_for_another_phase_is_dropped_when_it_is_over_and_kept_while_it_lies_ahead(tmp_path: Path) -> None:

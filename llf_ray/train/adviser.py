@@ -110,10 +110,11 @@ class Adviser:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, end)  # lest it be read back later
-            self.record([note(f"phase {cut.phase} does not end at step {cut.step}: the cut cannot be kept ({error})")])
+            self.record([note(f"the phase does not end at step {cut.step}: the cut cannot be kept ({error})")])
             return False
         self.schedule.cuts.append(cut)
-        self.record([note(f"phase {cut.phase} ends at step {cut.step}: {cut.why}")])
+        phase = self.schedule.plan.phases[cut.phase]
+        self.record([note(f"phase {phase.name!r} of generation {phase.generation} ends at step {cut.step}: {cut.why}")])
         return True
 
     def record(self, records: Sequence[Mapping[str, Any]]) -> None:

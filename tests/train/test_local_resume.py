@@ -276,7 +276,7 @@ def test_a_phase_that_a_person_cuts_ends_at_the_next_question(tmp_path: Path) ->
     folder = whole(config, tmp_path / "run", adviser=asking_at(5, 0))
     assert [(cut.phase, cut.step) for cut in read_cuts(folder)] == [(0, 8)]
     assert journal(folder, "metrics")[-1]["step"] == 20
-    assert "phase 0 ends at step 8: asked for by a person" in messages(folder)
+    assert "phase 'train' of generation 0 ends at step 8: asked for by a person" in messages(folder)
     assert (folder / "checkpoints" / "step-00000008").exists(), "what a branch from generation 0 starts from"
     assert not (folder / CUT_REQUEST).exists()
 
