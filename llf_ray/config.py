@@ -29,6 +29,7 @@ __all__ = [
     "nearest",
     "override",
     "parse_assignments",
+    "shortened",
     "to_plain",
 ]
 
@@ -47,6 +48,14 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
         return found[0]
     inside = [other for other in names if name.lower() in other.lower() or other.lower() in name.lower()]
     return min(inside, key=len) if inside and name else None
+
+
+def shortened(text: str, width: int) -> str:
+    """A long name without its middle: what tells runs apart stands at both ends."""
+    if len(text) <= width:
+        return text
+    kept = max(0, width - 2)
+    return text[: kept - kept // 2] + ".." + text[len(text) - kept // 2 :]
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> SettingError:

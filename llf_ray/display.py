@@ -19,6 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from llf_ray.config import shortened
 from llf_ray.journal import (
     ENDED,
     FRACTIONS,
@@ -84,14 +85,6 @@ def duration(seconds: float) -> str:
         return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
     hours = f"{whole // 3600}:{whole % 3600 // 60:02d}" if whole >= 3600 else f"{whole // 60}"
     return f"{hours}:{whole % 60:02d}"
-
-
-def shortened(text: str, width: int) -> str:
-    """A long name without its middle: what tells runs apart stands at both ends."""
-    if len(text) <= width:
-        return text
-    kept = max(0, width - 2)
-    return text[: kept - kept // 2] + ".." + text[len(text) - kept // 2 :]
 
 
 def directions(run: RunSummary) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten, wrap
+from textwrap import wrap
 from typing import Any
 from zlib import crc32
 
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from llf_ray.config import shortened
 from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
 
 __all__ = ["Arm", "Band", "Lane", "Line", "Marks", "Timeline", "comparison", "draw_run", "timeline"]
@@ -193,7 +194,7 @@ class Sheet:
 
 def _draw_timeline(sheet: Sheet, picture: Timeline, measured: Sequence[Measured] = ()) -> None:
     strip = sheet.axes(STRIP, TITLE)
-    strip.set_title(shorten(picture.title, 80, placeholder=" ..."), pad=5)
+    strip.set_title(shortened(picture.title, 80), pad=5)
     scores = [sheet.axes(MEASURED, MEASURED_GAP) for _ in measured]
     rates = sheet.axes(RATES, MEASURED_GAP if measured else GAP)
     ascent = sheet.axes(ASCENT, GAP) if _ascends(picture) else None
@@ -556,7 +557,7 @@ def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "ac
         for arm in arms:
             _draw_arm(main, arm, looks[arm.label])
         _draw_test(side, arms, looks, metric)
-        main.set_title(shorten(title, 90, placeholder=" ..."))
+        main.set_title(shortened(title, 90))
         main.set_ylabel(f"validation {metric}")
         main.set_xlim(left=0)
         _count_steps(main)
@@ -670,7 +671,7 @@ def _draw_test(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[str, A
             fontsize=9 if len(arms) <= 6 else 7,
             color=colour,
         )
-    labels = [shorten(arm.label, 24, placeholder="...") for arm in arms]
+    labels = [shortened(arm.label, 24) for arm in arms]
     ax.set_xticks(range(len(arms)), labels, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(arms) - 0.4)
     ax.margins(y=0.25)

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from llf_ray import display as module
-from llf_ray.display import Display, Trimmed, amount, duration, metric_words, runs_table, shortened, state_words, watch
+from llf_ray.config import shortened
+from llf_ray.display import Display, Trimmed, amount, duration, metric_words, runs_table, state_words, watch
 from llf_ray.journal import Journal, driver_stamp, update_run
 
 WIDTHS = (80, 120)

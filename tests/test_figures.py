@@ -185,6 +185,21 @@ def test_labels_of_operations_stay_off_their_neighbours(length, drawn, tmp_path)
     marks = tuple(Marks(label=f"{number} {words}", steps=(100,)) for number in range(4))
     timeline([replace(plan(2), marks=marks)], tmp_path / "plan.png")
     texts_inside(drawn[0])
+    boxes = [label.get_window_extent() for label in drawn[0].axes[-1].get_yticklabels() if label.get_text()]
+    boxes.sort(key=lambda box: box.y0)
+    assert len(boxes) >= 4
+    assert all(lower.y1 <= upper.y0 + 1.5 for lower, upper in pairwise(boxes))
+
+
+def test_a_long_name_in_one_word_keeps_both_its_ends(drawn, tmp_path):
+    names = ["later_layer_redrawn_from_layer3", "later_layer_redrawn_from_layer4"]
+    two = [replace(arm, label=name) for arm, name in zip(arms(2, 2), names, strict=True)]
+    comparison("x" * 120 + "_end", two, tmp_path / "comparison.png")
+    main, side = drawn[0].axes
+    ticks = [label.get_text() for label in side.get_xticklabels()]
+    assert ticks[0].endswith("layer3")
+    assert ticks[1].endswith("layer4")
+    assert main._left_title.get_text().endswith("_end") or main.get_title().endswith("_end")
 
 
 def arms(number: int, seeds: int) -> list[Arm]:

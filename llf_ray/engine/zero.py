@@ -75,41 +75,46 @@ class _Exchange:
         self, parameters: Sequence[nn.Parameter], team: Team, boundary: Callable[[], bool], *, early: bool
     ) -> None:
         self._parameters, self._team, self._boundary = parameters, team, boundary
-        self._begun: dict[nn.Parameter, Any] = {}
-        large = [parameter for parameter in parameters if parameter.numel() >= LARGE] if early else []
-        self.hooks = [parameter.register_post_accumulate_grad_hook(self._arrived) for parameter in large]
+        # messages go out in one order on every rank, about that of backward: which gradients come, and when, may differ
+        self._large = [parameter for parameter in reversed(parameters) if parameter.numel() >= LARGE]
+        self._small = [parameter for parameter in parameters if parameter.numel() < LARGE]
+        self._there: set[nn.Parameter] = set()
+        self._begun: list[Any] = []
+        self.hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in (self._large if early else ())]
 
     def _arrived(self, parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter)
         if self._boundary():
-            if parameter in self._begun:
+            if parameter in self._there:
                 raise RuntimeError("a parameter got its gradient in two parts: set engine.checkpoint_gradients")
-            self._begin(parameter)
+            self._there.add(parameter)
+            while len(self._begun) < len(self._large) and self._large[len(self._begun)] in self._there:
+                self._begin()
 
-    def _begin(self, parameter: nn.Parameter) -> None:
-        assert parameter.grad is not None
-        self._begun[parameter] = dist.all_reduce(_dense(parameter.grad), async_op=True)
+    def _begin(self) -> None:
+        gradient = self._large[len(self._begun)].grad
+        assert gradient is not None
+        self._begun.append(dist.all_reduce(_dense(gradient), async_op=True))
 
     def __call__(self, *_: Any, **__: Any) -> None:
         """Every rank calls, behind each backward pass: nothing until the last micro-batch of a step."""
         if not self._boundary():
             return
-        small = []
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            if parameter.numel() < LARGE:
-                small.append(parameter.grad)
-            elif parameter not in self._begun:
-                self._begin(parameter)
+        while len(self._begun) < len(self._large):
+            self._begin()
+        small = [parameter.grad for parameter in self._small if parameter.grad is not None]
         if small:
             message = self._team.total(torch.cat([_dense(gradient).reshape(-1) for gradient in small]))
             for gradient, part in zip(small, message.split([gradient.numel() for gradient in small]), strict=True):
                 dense = _dense(gradient)
                 dense.copy_(part.view(dense.shape))
-        for handle in self._begun.values():
+        for handle in self._begun:
             handle.wait()
         self._begun.clear()
+        self._there.clear()
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, 1.0 / self._team.size)
 

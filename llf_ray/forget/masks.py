@@ -208,23 +208,11 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shuffled:
+class Shuffled(Saved):
     """A stored mask, the entries of each tensor in a random order: as many are live, at other places.
 
     The control of Frankle & Carbin 2019 for what the places of a mask are worth.
     """
-
-    name: str
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The store."""
-        return (self.name,)
-
-    @property
-    def needs_masks(self) -> tuple[str, ...]:
-        """The store."""
-        return (self.name,)
 
     @property
     def label(self) -> str:
@@ -233,7 +221,7 @@ class Shuffled:
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Permutations, keyed by parameter; a parameter that the store does not hold is kept whole."""
-        stored = Saved(name=self.name).masks(view, slots)
+        stored = super().masks(view, slots)
         result = {}
         for slot in slots:
             random = generator(view.seed, "shuffle", view.key, view.generation, slot.name)

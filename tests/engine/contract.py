@@ -692,6 +692,27 @@ def unused_parameters_only_decay(lab: Lab) -> None:
     close(engine.read("head.weight"), before["head.weight"] * (1 - 0.05 * 1e-2), "unused", rtol=1e-6)
 
 
+def a_parameter_that_one_rank_does_not_use_gets_half_the_gradient(lab: Lab) -> None:
+    """What a rank does not use is zero there; messages must still meet their own on the other rank."""
+    if lab.stage != 0 or lab.low or lab.team.size == 1:
+        return
+
+    def partly(model: Any, batch: Batch) -> Tensor:
+        if lab.team.rank == 0:
+            return loss(model, batch)
+        return model.conv(batch[0]).square().mean() + 0.0 * model.head.bias.sum()
+
+    plain, batches = net(), [items(0, rank) for rank in range(lab.team.size)]
+    loss(plain, batches[0]).backward()
+    engine = lab.make(replace(SGD, lr=0.1, momentum=0.0, weight_decay=0.0), module=net())
+    before = engine.read("middle.weight")
+    engine.step([batches[lab.team.rank]], partly)
+    assert plain.middle.weight.grad is not None
+    change = -0.1 * plain.middle.weight.grad / lab.team.size
+    close(engine.read("middle.weight") - before, change, "half the gradient", rtol=1e-4, atol=1e-7)
+    assert len({each.copy for each in lab.team.gather(engine.digest())}) == 1
+
+
 def asked_of_a_model_that_cannot(lab: Lab) -> None:
     with expected_error(SettingError):
         lab.make(checkpoint_gradients=True)
@@ -846,6 +867,7 @@ CHECKS: tuple[Callable[[Lab], None], ...] = (
     gradients_that_are_not_finite_stop,
     losses_may_use_the_model_as_they_like,
     unused_parameters_only_decay,
+    a_parameter_that_one_rank_does_not_use_gets_half_the_gradient,
     asked_of_a_model_that_cannot,
     checkpointed_gradients_are_the_same,
     channels_last_changes_no_result,

@@ -55,6 +55,16 @@ class Looking:
         return ("fc",)
 
 
+@dataclass(frozen=True)
+class Blind(Looking):
+    """One that looks, and is made for other images."""
+
+    def make(self, num_classes, channels):
+        network = LookingNet(num_classes)
+        network.fc = nn.Linear(5, num_classes)
+        return network
+
+
 def batch_of(task, role="train", size=8, key=(0, 0, 0)):
     return next(task.batches(role, [Draw(np.arange(size), key)], CPU))
 
@@ -302,7 +312,12 @@ def test_a_model_that_cannot_take_the_images_is_refused_by_prepare():
 
 
 def test_what_needs_values_to_follow_is_tried_with_them():
-    replace(tiny, model=Looking()).prepare()
+    task = replace(tiny, model=Looking())
+    with torch.device("meta"), pytest.raises(RuntimeError):
+        task.skeleton()(torch.empty(2, 1, 28, 28))
+    task.prepare()
+    with pytest.raises(SettingError, match="model: Blind does not take the data's images"):
+        replace(tiny, model=Blind()).prepare()
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path):
