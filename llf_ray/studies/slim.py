@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
-from llf_ray.data.order import Draw
+from llf_ray.engine.local import LocalEngine
 from llf_ray.nn.channels import Kept, extract, kept_channels
 from llf_ray.nn.slim import load_slim, save_slim
-from llf_ray.run import RunConfig, kernel_shares
-from llf_ray.tasks.base import Tally
+from llf_ray.run import kernel_shares
+from llf_ray.train.evaluation import evaluate
 from llf_ray.train.folder import open_run
+from llf_ray.train.state import Run
 
 __all__ = ["SlimNetwork", "slim_of"]
-
-BATCH = 200  # items scored at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +75,8 @@ def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
         parameters=_size(slim),
         whole_parameters=_size(network),
         difference=difference,
-        scores=_score(run.config, slim),
-        whole_scores=_score(run.config, network),
+        scores=_score(run, slim),
+        whole_scores=_score(run, network),
     )
 
 
@@ -97,13 +96,11 @@ def _size(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _score(config: RunConfig, network: nn.Module) -> dict[str, float]:
-    task = config.task
-    indices = torch.arange(task.num_items("test")).numpy()
-    draws = [Draw(indices[start : start + BATCH], None) for start in range(0, len(indices), BATCH)]
-    total: dict[str, Tally] = {}
-    with torch.no_grad():
-        for batch in task.batches("test", draws, torch.device("cpu")):
-            for name, tally in task.score(network, batch).items():
-                total[name] = total[name] + tally if name in total else tally
-    return {name: tally.mean for name, tally in total.items()}
+def _score(run: Run, network: nn.Module) -> dict[str, float]:
+    """As a run scores its own network, in this process and in fp32."""
+    config = replace(run.config, engine=replace(run.config.engine, precision="fp32"))
+    engine = LocalEngine(network, run.groups, config.optim, config.engine)
+    try:
+        return evaluate(config, engine, engine.team, "test")
+    finally:
+        engine.close()

@@ -20,7 +20,7 @@ from llf_ray.studies.slim import slim_of
 from llf_ray.tasks.classification import tiny
 from llf_ray.train.folder import create
 from llf_ray.train.state import Stores, load_stand, newest
-from tests.local import settings, whole
+from tests.local import journal, settings, whole
 
 KELS = KnowledgeEvolution(generations=2, epochs=1, warmup_epochs=0, keep=0.5)
 TASK = replace(tiny, label_smoothing=0.0)
@@ -38,6 +38,8 @@ def test_the_slim_network_of_a_run_is_written_scored_and_read_back(run: Path) ->
     assert found.share == 0.5
     assert found.parameters < found.whole_parameters / 2
     assert set(found.scores) == set(found.whole_scores) >= {"accuracy", "loss"}
+    (score,) = [record["values"] for record in journal(run, "score") if record["role"] == "test"]
+    assert found.whole_scores == pytest.approx(score), "what the run itself found"
     network = load_slim(run / "slim").eval()
     whole_weights = load_file(run / "final" / "model.safetensors")
     kept = network.state_dict()["layer1.0.conv1.weight"]
