@@ -4,6 +4,7 @@ Every picture is one grey level, twice its label, so what a reader says of an it
 """
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 from torchvision.datasets import Flowers102 as TorchvisionsFlowers102
 
+import llf_ray.data
 from llf_ray.config import SettingError
 from llf_ray.data import (
     ChestXray,
@@ -624,6 +626,12 @@ LIES = {
         "test",
         r"test_list\.mat: n02085782.*_10\.jpg has the label 4: labels must be from 1 to 3, one for each folder",
     ),
+    "dogs: two breeds' labels exchanged": (
+        stanford_dogs,
+        lambda root: changed_matlab(root / "test_list.mat", labels=np.repeat([1, 3, 2], 4)[:, None]),
+        "test",
+        r"test_list\.mat: n02099429.*_10\.jpg has the label 3: labels must be from 1 to 3, one for each folder",
+    ),
     "dogs: labels from 0": (
         stanford_dogs,
         lambda root: changed_matlab(root / "train_list.mat", labels=np.repeat([0, 1, 2], 10)[:, None]),
@@ -775,3 +783,15 @@ def test_a_class_of_tiny_imagenet_without_words_is_named(tmp_path):
     replaced(tmp_path / "words.txt", "n04067472\treel\n", "")
     with pytest.raises(ValueError, match=r"words\.txt has no words for n04067472"):
         data.classes()
+
+
+# ------------------------------------------------------------------------------------------------------ their page
+
+
+def test_each_call_of_the_page_makes_a_data_set_and_each_reader_has_one():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    calls = re.findall(r"`(\w+\(\w+=\"[^`]*\"\))`", page)
+    made = [eval(call, vars(llf_ray.data)) for call in calls]
+    assert len(made) == len(SETS) == len({repr(data) for data in made})
+    readers = {name for name in llf_ray.data.__all__ if hasattr(getattr(llf_ray.data, name), "load")}
+    assert readers == {name for name in readers if f"`{name}(" in page}
