@@ -5,8 +5,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llf_ray.data.base import held_out
 from llf_ray.plan import Schedule, compute, operations_of
 from llf_ray.run import Comparison, RunConfig, prepare
 from llf_ray.studies.compare import prepare_arms
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parents[1] / "jobs"
 SMALL = sorted(ROOT.glob("*.py"))
 PAPER = sorted((ROOT / "paper").glob("*.py"))
 ITEMS = {"cub": 5_594, "tiny_imagenet": 98_000}  # of the training parts, less what is cut for validation
+PER_CLASS = {"cub": [30] * 194 + [29] * 6, "tiny_imagenet": [500] * 200}  # of the training parts as published
 
 
 def value_of(path: Path) -> RunConfig | Comparison:
@@ -45,6 +48,13 @@ def test_a_paper_job_gives_its_plan_without_data(path):
     recipes = {config.recipe: config.engine.batch for config in configs(path)}
     totals = {compute(recipe.plan(), num_items=items, batch=batch).total for recipe, batch in recipes.items()}
     assert totals == {(items // 32) * (2200 if "cub" in path.stem else 1600)}
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_the_items_counted_here_are_what_the_jobs_cuts_leave(name):
+    labels = np.repeat(np.arange(200), PER_CLASS[name])
+    for config in (config for path in PAPER if name in path.stem for config in configs(path)):
+        assert len(held_out(labels, "train", config.task.data, cut_validation=True)) == ITEMS[name]
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

@@ -1,8 +1,8 @@
 """Knowledge evolution by kernels on CUB-200 with ResNet18, as Zhou et al. 2022 (arXiv:2202.00155) run it beside theirs.
 
 Taha et al. 2021 (arXiv:2103.05152); from scratch, 200 epochs a generation, 80 % of the channels kept.
-`cub200/train/CLASS/*` and `cub200/test/CLASS/*` lie in the folder that LLF_RAY_DATA names; validation is cut from
-train, 2 images a class, and test is scored once. `llf-ray slim` takes the slim network out of the run.
+`CUB_200_2011`, as its archive unpacks, lies in the folder that LLF_RAY_DATA names; validation is cut from train, 2
+images a class, and test is scored once. `llf-ray slim` takes the slim network out of the run.
 """
 
 from dataclasses import replace

@@ -1,13 +1,12 @@
 """Later-layer forgetting on CUB-200 with ResNet18: 70.76 % after 3 further generations, 72.47 % after 10.
 
-Zhou et al. 2022 (arXiv:2202.00155), Table 1; from scratch, 200 epochs a generation. `cub200/train/CLASS/*` and
-`cub200/test/CLASS/*` lie in the folder that LLF_RAY_DATA names. The paper trains on all of train and watches test;
-here validation is cut from train, 2 images a class, and test is scored once. An independent reproduction with `layer4`
-found 71.37 %.
+Zhou et al. 2022 (arXiv:2202.00155), Table 1; from scratch, 200 epochs a generation. `CUB_200_2011`, as its archive
+unpacks, lies in the folder that LLF_RAY_DATA names. The paper trains on all of train and watches test; here validation
+is cut from train, 2 images a class, and test is scored once. An independent reproduction with `layer4` found 71.37 %.
 """
 
 from llf_ray.cli import main_job
-from llf_ray.data import Folder, TimmAugment
+from llf_ray.data import Cub, TimmAugment
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking
 from llf_ray.recipes.later_layer import LaterLayer
@@ -18,7 +17,7 @@ config = RunConfig(
     name="later-layer-cub-resnet18",
     task=Classification(
         model=TimmModel(name="resnet18", options={"zero_init_last": False}),
-        data=Folder(root="cub200", validation=0.05),
+        data=Cub(root="CUB_200_2011", validation=0.06),
         augment=TimmAugment(size=224),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),

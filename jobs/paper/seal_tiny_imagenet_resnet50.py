@@ -1,13 +1,13 @@
 """SEAL on Tiny-ImageNet with ResNet50: 59.22 % after ten generations of 160 epochs, 40 of them ascent.
 
-Sarfi et al. 2023 (arXiv:2304.04858). `tiny_imagenet/train/CLASS/*` and `tiny_imagenet/val/CLASS/*` lie in the folder
-that LLF_RAY_DATA names; the official validation part is the test set, as in the paper. Its code reports the best epoch
-on that part; here it is scored once, and validation is cut from train. A batch of 32 is one GPU's, since batch
-normalisation works on each worker's own share.
+Sarfi et al. 2023 (arXiv:2304.04858). `tiny-imagenet-200`, as its archive unpacks, lies in the folder that LLF_RAY_DATA
+names; the official validation part is the test set, as in the paper. Its code reports the best epoch on that part; here
+it is scored once, and validation is cut from train. A batch of 32 is one GPU's, since batch normalisation works on each
+worker's own share.
 """
 
 from llf_ray.cli import main_job
-from llf_ray.data import Augment, Folder
+from llf_ray.data import Augment, TinyImageNet
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking
 from llf_ray.recipes.seal import Seal
@@ -18,7 +18,7 @@ config = RunConfig(
     name="seal-tiny-imagenet-resnet50",
     task=Classification(
         model=TimmModel(name="resnet50", options={"zero_init_last": False}),
-        data=Folder(root="tiny_imagenet", validation=0.02),
+        data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
         augment=Augment(size=64, shift=4, flip=0.5),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),

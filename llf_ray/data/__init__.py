@@ -2,21 +2,35 @@
 
 from llf_ray.data.arrays import Arrays
 from llf_ray.data.augment import Augment, TimmAugment
+from llf_ray.data.chest_xray import ChestXray
+from llf_ray.data.cub import Cub
+from llf_ray.data.flowers import Flowers102
 from llf_ray.data.folder import Folder
 from llf_ray.data.hugging_face import HuggingFace
+from llf_ray.data.indoor import IndoorScenes
+from llf_ray.data.isic import Isic
 from llf_ray.data.mosaic import Mosaic
 from llf_ray.data.photographs import FashionOnPhotographs
 from llf_ray.data.sample import FashionSample
+from llf_ray.data.stanford_dogs import StanfordDogs
+from llf_ray.data.tiny_imagenet import TinyImageNet
 from llf_ray.data.torchvision_sets import Torchvision
 
 __all__ = [
     "Arrays",
     "Augment",
+    "ChestXray",
+    "Cub",
     "FashionOnPhotographs",
     "FashionSample",
+    "Flowers102",
     "Folder",
     "HuggingFace",
+    "IndoorScenes",
+    "Isic",
     "Mosaic",
+    "StanfordDogs",
     "TimmAugment",
+    "TinyImageNet",
     "Torchvision",
 ]

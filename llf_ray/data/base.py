@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
@@ -31,6 +31,7 @@ __all__ = [
     "anchored",
     "check_settings",
     "cut",
+    "cut_part",
     "few",
     "found",
     "held_out",
@@ -188,16 +189,43 @@ def stacked(items: Items, size: int) -> Stack:
     return Stack(np.stack([square(items.image(index), size) for index in range(len(items.labels))]), items.labels)
 
 
-def cut(labels: Indices, share: float, seed: int, stream: int) -> tuple[Indices, Indices]:
+def cut(
+    labels: Indices, share: float, seed: int, stream: int, groups: NDArray[Any] | None = None
+) -> tuple[Indices, Indices]:
     """Positions that stay and positions that are cut away, both in order: ``share`` of each class, at least
     one, by seed.
+
+    With ``groups`` (items,), items of one group, a patient's pictures say, go together: the share is one of
+    groups, and a group's class is that of its first item.
     """
+    if groups is not None:
+        _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+        gone = np.isin(member, cut(labels[first], share, seed, stream)[1])
+        return np.nonzero(~gone)[0], np.nonzero(gone)[0]
     away = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         (members,) = np.nonzero(labels == label)
         mixed = members[np.argsort(bits((_SPLIT, seed, stream), members), kind="stable")]
         away[mixed[: max(1, round(share * len(members)))]] = True
     return np.nonzero(~away)[0], np.nonzero(away)[0]
+
+
+def cut_part(
+    labels: Indices, role: Role, shares: Mapping[Role, float], seed: int, groups: NDArray[Any] | None = None
+) -> Indices:
+    """Positions of a role in a training part that the roles of ``shares`` are cut off from; groups as in `cut`.
+
+    Test is cut before validation, so that another validation share leaves it as it is.
+    """
+    chosen, left = np.arange(len(labels)), 1.0
+    for part in reversed(ROLES):
+        if part in shares:
+            inside = None if groups is None else groups[chosen]
+            kept, away = cut(labels[chosen], shares[part] / left, seed, len(part), inside)
+            if part == role:
+                return chosen[away]
+            chosen, left = chosen[kept], left - shares[part]
+    return chosen
 
 
 def few(labels: Indices, number: int | None) -> Indices:
@@ -236,12 +264,14 @@ class _Cuts(Protocol):
     def num_held_out(self) -> int | None: ...
 
 
-def held_out(labels: Indices, role: Role, settings: _Cuts, *, cut_validation: bool) -> Indices:
+def held_out(
+    labels: Indices, role: Role, settings: _Cuts, *, cut_validation: bool, groups: NDArray[Any] | None = None
+) -> Indices:
     """Positions of a role in the source's part that it lies in: the training part serves train and validation
-    where it is cut.
+    where it is cut; groups as in `cut`.
     """
     chosen = np.arange(len(labels))
     if cut_validation:
-        kept, away = cut(labels, settings.validation, settings.seed, 0)
+        kept, away = cut(labels, settings.validation, settings.seed, 0, groups)
         chosen = away if role == "validation" else kept
     return chosen[few(labels[chosen], limit_of(role, settings.num_train, settings.num_held_out))]

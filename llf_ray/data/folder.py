@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from llf_ray.config import nearest
-from llf_ray.data.base import PATH, Role, check_settings, cut, few, found, limit_of, located
-from llf_ray.data.files import SUFFIXES, Files, check_headers
-from llf_ray.data.order import Indices
+from llf_ray.data.base import PATH, Role, check_settings, cut_part, few, found, limit_of, located
+from llf_ray.data.files import SUFFIXES, Files, check_files, images_in
 
 __all__ = ["Folder"]
 
@@ -47,13 +47,11 @@ class Folder:
 
     def load(self, role: Role) -> Files:
         files = self._all_of(role)
-        chosen = few(files.labels, limit_of(role, self.num_train, self.num_held_out))
-        return Files([files.paths[i] for i in chosen], files.labels[chosen], self.channels)
+        return files.picked(few(files.labels, limit_of(role, self.num_train, self.num_held_out)))
 
     def check(self) -> None:
         """Raise a ValueError that names a file that is no image."""
-        for role in ("train", "validation", "test"):
-            check_headers(self.load(role).paths)
+        check_files(self)
 
     def _root(self) -> Path:
         return found(located(self.root), "an image folder, one folder a class or train/ and test/ above them")
@@ -63,15 +61,9 @@ class Folder:
         if source[role] != source["train"]:
             return self._listed(root / source[role])
         files = self._listed(root / source["train"])
-        chosen, left = np.arange(len(files.paths)), 1.0
-        # test is cut before validation, so that another validation share leaves it as it is
-        for part, share in (("test", self.test), ("validation", self.validation)):
-            if source[part] == source["train"]:  # type: ignore[index]
-                kept, away = cut(files.labels[chosen], share / left, self.seed, len(part))
-                if part == role:
-                    return _picked(files, chosen[away])
-                chosen, left = chosen[kept], left - share
-        return _picked(files, chosen)
+        shares: Mapping[Role, float] = {"validation": self.validation, "test": self.test}
+        missing = {part: share for part, share in shares.items() if source[part] == source["train"]}
+        return files.picked(cut_part(files.labels, role, missing, self.seed))
 
     def _sources(self) -> dict[Role, str]:
         """The folder that each role's items lie in; the training part's where they must be cut off from it."""
@@ -100,7 +92,7 @@ class Folder:
                     f"{folder / name} is no class of train/" + (f"; did you mean {near!r}?" if near else "")
                 )
         for label, name in enumerate(classes):
-            inside = _images(found(folder / name, "a folder of images of this class"))
+            inside = images_in(found(folder / name, "a folder of images of this class"))
             if not inside:
                 raise ValueError(f"{folder / name} has no images ({', '.join(sorted(SUFFIXES))})")
             paths += inside
@@ -108,16 +100,7 @@ class Folder:
         return Files(paths, np.asarray(labels, dtype=np.int64), self.channels)
 
 
-def _picked(files: Files, chosen: Indices) -> Files:
-    return Files([files.paths[i] for i in chosen], files.labels[chosen], files.channels)
-
-
 def _folders(folder: Path) -> tuple[str, ...]:
     return tuple(
         sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     )
-
-
-def _images(folder: Path) -> list[Path]:
-    names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    return [folder / name for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES]

@@ -21,7 +21,6 @@ PARTS: Mapping[str, tuple[str, str | None, str]] = {
     "Country211": ("train", "valid", "test"),
     "DTD": ("train", "val", "test"),
     "FGVCAircraft": ("train", "val", "test"),
-    "Flowers102": ("train", "val", "test"),
     "Food101": ("train", None, "test"),
     "GTSRB": ("train", None, "test"),
     "ImageNet": ("train", None, "val"),
@@ -99,7 +98,7 @@ class Torchvision:
             part["download"] = self.download
         try:
             return make(str(root), **part)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, KeyError) as error:  # KeyError: a list names an unknown class
             reason = " ".join(str(error).split())
             raise FileNotFoundError(
                 f"torchvision's {self.name} could not be read from {root} (download = {self.download}): {reason}"

@@ -383,6 +383,19 @@ def test_a_cut_takes_its_share_of_each_class():
     assert sorted([*kept, *away]) == list(range(60))
 
 
+def test_a_cut_of_groups_takes_its_share_of_the_groups_of_each_class():
+    """A group's class is its first item's, whatever else is in it."""
+    groups = np.asarray([f"g{number}" for number in np.tile(np.arange(40), 3)])  # g0 to g39, three times over
+    labels = np.concatenate([np.repeat([0, 1], [10, 30]), np.zeros(40, int), np.ones(40, int)])
+    kept, away = cut(labels, 0.2, seed=0, stream=0, groups=groups)
+    assert not set(groups[kept]) & set(groups[away])
+    assert sorted([*kept, *away]) == list(range(120))
+    assert np.bincount(labels[away[away < 40]]).tolist() == [2, 6]
+    assert len(away) == 3 * 8
+    alone, gone = cut(labels, 0.2, seed=0, stream=0, groups=np.arange(120))
+    assert [alone.tolist(), gone.tolist()] == [part.tolist() for part in cut(labels, 0.2, seed=0, stream=0)]
+
+
 def test_few_items_take_turns_by_class():
     labels = np.repeat([0, 1, 2], [10, 20, 30])
     assert np.bincount(labels[few(labels, 9)]).tolist() == [3, 3, 3]
