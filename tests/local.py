@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,10 @@ def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[st
 
 
 class Watch:
-    """Looks at an engine in front of and behind every optimizer step."""
+    """Looks at an engine in front of every optimizer step; at weights and moments in front of some only, if told."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Collection[int] | None = None) -> None:
+        self.steps = steps
         self.weights: list[dict[str, Tensor]] = []
         self.moments: list[dict[str, dict[str, Tensor]]] = []
         self.groups: list[dict[str, dict[str, Any]]] = []
@@ -144,8 +145,9 @@ class Watch:
         inner: Callable[..., Tensor] = engine.step
 
         def step(*args: Any) -> Tensor:
-            self.weights.append(weights_of(engine))
-            self.moments.append({name: dict(engine.moments(name)) for name in engine.names})
+            looking = self.steps is None or len(self.losses) in self.steps
+            self.weights.append(weights_of(engine) if looking else {})
+            self.moments.append({name: dict(engine.moments(name)) for name in engine.names} if looking else {})
             groups = engine._optimizer.param_groups
             self.groups.append({g["name"]: {k: v for k, v in g.items() if k != "params"} for g in groups})
             loss = inner(*args)
@@ -155,8 +157,8 @@ class Watch:
         engine.step = step  # type: ignore[method-assign]
 
 
-def watched(config: RunConfig, folder: Path) -> Watch:
-    watch = Watch()
+def watched(config: RunConfig, folder: Path, steps: Collection[int] | None = None) -> Watch:
+    watch = Watch(steps)
     outcome = carry(create(prepare(config), folder), watch=watch)
     assert outcome.state == "finished", outcome.message
     return watch

@@ -36,10 +36,12 @@ from llf_ray.train.folder import create, open_run
 from llf_ray.train.loop import train
 from llf_ray.train.state import Run, Stores, write_store
 from llf_ray.train.worker import Outcome
-from tests.local import stopping_at
+from tests.local import Watch, stopping_at, weights_of
 from tests.toy import Toy
+from tests.train.invariants import CHECKS
 
 STAGES = (0, 1, 2, 3)
+INVARIANT_STAGES = (1, 3)
 # four steps of ascent, all in the warm-up: at a rate below 1 they would hardly show above rounding
 SEAL = Seal(generations=3, epochs=3, ascent_epochs=1, ascent_rate=8.0, warmup_epochs=1, threshold="body")
 LATER = LaterLayer(generations=3, epochs=2, warmup_epochs=1, threshold="body")
@@ -107,6 +109,7 @@ def everything(folder: Path, team: Team) -> None:
     digests(folder, team)
     references(folder, team)
     resumes(folder, team)
+    invariants(folder, team)
 
 
 def engine_of(config: RunConfig, team: Team) -> ZeroEngine:
@@ -196,7 +199,7 @@ def resumes(folder: Path, team: Team) -> None:
     config = replace(
         BASE, recipe=replace(SEAL, forget_later=True), task=Toy(dropout=True), checkpoints=Checkpoints(keep=9)
     )
-    for stage in (0, 2, 3):
+    for stage in STAGES:
         settings = replace(config, engine=replace(config.engine, stage=stage))
         carry(started(settings, folder / f"whole-z{stage}", team), team)
         for name, step in (("ascent", 14), ("boundary", 12)):
@@ -217,6 +220,47 @@ def resumes(folder: Path, team: Team) -> None:
     calm = replace(config, task=Toy(), engine=replace(config.engine, stage=3))
     carry(started(calm, folder / "whole-calm", team), team)
     interrupted(calm, folder / "other-workers", team, 14)
+
+
+class Together:
+    """All ranks of a team, at one ZeRO stage: a way to train for the invariants."""
+
+    def __init__(self, folder: Path, team: Team, stage: int) -> None:
+        self.folder, self.team, self.stage, self.count = folder, team, stage, 0
+
+    def watched(self, config: RunConfig, *steps: int) -> tuple[Watch, dict[str, Tensor]]:
+        """Every rank calls: a run in a folder of its own; every rank sees the full weights."""
+        self.count += 1
+        config = replace(
+            config,
+            engine=replace(config.engine, stage=self.stage),
+            resources=Resources(workers=self.team.size),
+            checkpoints=Checkpoints(keep=1, keep_generations=False),
+        )
+        run, watch = started(config, self.folder / str(self.count), self.team), Watch(steps)
+        engine = ZeroEngine(config.task.build(config.seed), run.groups, config.optim, config.engine, self.team)
+        watch(engine)
+        adviser = Adviser(run.folder, run.plan) if self.team.rank == 0 else None
+        outcome = train(run, engine, adviser, self.team)  # type: ignore[arg-type]
+        assert outcome.state == "finished", outcome.message
+        end = weights_of(engine)
+        engine.close()
+        return watch, end
+
+
+def invariants(folder: Path, team: Team) -> None:
+    """Every check of `tests.train.invariants` at two stages: an empty text, or what went wrong on the first rank."""
+    found = {}
+    for stage in INVARIANT_STAGES:
+        for name, check in CHECKS.items():
+            wrong = ""
+            try:
+                check(Together(folder / f"{name}-z{stage}", team, stage))
+            except Exception:
+                wrong = traceback.format_exc()
+            found[f"{name}-z{stage}"] = next((text for text in team.gather(wrong) if text), "")
+    if team.rank == 0:
+        (folder / "invariants.json").write_text(json.dumps(found))
 
 
 def resume_alone(folder: Path, team: Team) -> None:

@@ -82,7 +82,7 @@ def test_different_operations_give_different_digests(ranks: Path) -> None:
     assert len(set(found)) == len(OPERATIONS)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("where", ["ascent", "boundary"])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(ranks: Path, where: str, stage: int) -> None:
     stopped = json.loads((ranks / f"{where}-z{stage}" / "stopped.json").read_text())

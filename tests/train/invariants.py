@@ -1,0 +1,261 @@
+"""What every method promises exactly, as checks that one process or several ranks carry out alike.
+
+A check gets a way to train: `Way.watched` gives what an engine saw in front of every optimizer step, and the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llf_ray.engine.base import Optim
+from llf_ray.forget.groups import Both, Either, Select
+from llf_ray.forget.masks import Everything
+from llf_ray.forget.operations import WEIGHTS, Forget
+from llf_ray.plan import Phase, Rule
+from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
+from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.long import Long
+from llf_ray.recipes.pruning import IterativePruning
+from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.seal import Seal
+from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
+from llf_ray.run import RunConfig
+from tests.local import PER_EPOCH, SGD, Watch, changed, same_bits, settings
+from tests.toy import Toy
+
+__all__ = ["CHECKS", "Way"]
+
+CALM = Toy()
+ADAMW = Optim(name="adamw", lr=0.01, weight_decay=0.1)
+RESTARTS = Restarts(generations=2, epochs=2, warmup_epochs=1)
+SEAL = Seal(generations=2, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_epochs=1, threshold="body")
+START, END = 3 * PER_EPOCH, 4 * PER_EPOCH  # of its ascent
+EARLY = {"stem.0.weight", "stem.1.weight", "stem.1.bias"}
+DRAWN = ("stem.0.weight", "body.0.weight", "head.weight")
+STATE = Either((Select(), Select(kinds=("statistic",), name="statistics")))
+
+
+class Way(Protocol):
+    """How runs are carried out: by one process, or by several ranks at a ZeRO stage."""
+
+    def watched(self, config: RunConfig, *steps: int) -> tuple[Watch, dict[str, Tensor]]:
+        """Train to the end; what was seen, weights and moments in front of ``steps`` only, and the final weights."""
+        ...
+
+
+def phases(recipe: Any, operation: Forget) -> list[Phase]:
+    """A recipe's phases, with this operation alone at the start of each generation but the first."""
+    return [replace(phase, entry=(operation,) if phase.generation else ()) for phase in recipe.plan()]
+
+
+def grouped(recipe: Any) -> list[Phase]:
+    """A recipe's phases with SEAL's two groups, which learn alike: the last bit of a vectorised update depends on how
+    parameters lie in memory.
+    """
+    rule = Rule(select=Select(before="body", name="early"))
+    return [replace(phase, rules=(rule,)) for phase in recipe.plan()]
+
+
+def parameters(weights: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in weights if "running" not in name and "num_" not in name}
+
+
+# --------------------------------------------------------------------------------------------- spec 6.3, the invariants
+
+
+def keeping_everything_is_no_operation(way: Way) -> None:
+    """6.3 (1), (2): the same bits as warm restarts, moments included."""
+    kept = Forget(select=STATE, keep=Everything(), fill="initial")
+    for optim in (SGD, ADAMW):
+        plain, end = way.watched(settings(RESTARTS, task=CALM, optim=optim))
+        other, other_end = way.watched(settings(phases(RESTARTS, kept), task=CALM, optim=optim))
+        assert same_bits(end, other_end)
+        assert plain.losses == other.losses
+
+
+def a_redraw_leaves_biases_and_normalisers(way: Way) -> None:
+    """6.3 (1), (2): from the first layer on, fresh weights and old normalisers."""
+    _, first = way.watched(settings(replace(RESTARTS, generations=1), task=CALM))
+    recipe = LaterLayer(generations=2, epochs=2, warmup_epochs=1, threshold="stem")
+    watch, _ = way.watched(settings(recipe, task=CALM), 2 * PER_EPOCH)
+    assert changed(first, watch.weights[2 * PER_EPOCH]) == set(DRAWN)
+
+
+def an_ascent_that_descends_is_a_warm_restart(way: Way) -> None:
+    """6.3 (3), 5.4 (6): with direction +1, decay as ever and no new optimizer at k; with one, not."""
+    _, restarts = way.watched(settings(grouped(Restarts(generations=2, epochs=3, warmup_epochs=1))))
+    first, ascent, descent = SEAL.plan()
+    descending = replace(ascent, rules=(replace(ascent.rules[0], direction=1.0, weight_decay=None),))
+    _, alike = way.watched(settings([first, descending, replace(descent, optimizer="keep")]))
+    assert same_bits(alike, restarts)
+    _, rebuilt = way.watched(settings([first, descending, descent]))
+    assert not same_bits(rebuilt, restarts)
+
+
+def an_ascent_is_a_negative_rate_only_without_decay(way: Way) -> None:
+    """6.3 (4): against torch's own SGD, on the momentum that was recorded."""
+    for decay in (0.0, 0.1):
+        first, ascent, descent = SEAL.plan()
+        up = replace(ascent, rules=(replace(ascent.rules[0], weight_decay=decay),))
+        watch, _ = way.watched(settings([first, up, descent], task=CALM), *range(START, END))
+        name = "stem.0.weight"
+        for step in range(START, END - 1):
+            before, eta = watch.weights[step][name], 0.5 * SGD.lr * (step - START + 1) / PER_EPOCH
+            velocity = -watch.moments[step + 1][name]["momentum_buffer"]  # ours holds the turned gradient
+            past = watch.moments[step][name].get("momentum_buffer")
+            if decay == 0:
+                torch.testing.assert_close(watch.weights[step + 1][name], before + eta * velocity)
+                continue
+            gradient = velocity - (0 if past is None else -SGD.momentum * past)  # of the loss, decay still in it
+            maximising = stepped(before, gradient + decay * before, past, eta, decay, maximize=True)
+            negative = stepped(before, gradient + decay * before, None if past is None else -past, -eta, decay)
+            torch.testing.assert_close(watch.weights[step + 1][name], maximising)
+            assert not torch.allclose(negative, maximising, rtol=0, atol=1e-6)
+
+
+def stepped(
+    weight: Tensor, gradient: Tensor, buffer: Tensor | None, rate: float, decay: float, *, maximize: bool = False
+) -> Tensor:
+    """One step of torch's SGD; torch refuses a negative rate in its constructor only."""
+    parameter = nn.Parameter(weight.clone())
+    parameter.grad = gradient.clone()
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=SGD.momentum, weight_decay=decay, maximize=maximize)
+    optimizer.param_groups[0]["lr"] = rate
+    if buffer is not None:
+        optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
+    optimizer.step()
+    return parameter.detach()
+
+
+def kept_kernels_pass_a_boundary_untouched(way: Way) -> None:
+    """6.3 (5): the first ceil(0.6 C_out) x ceil(0.6 C_in) kernels."""
+    recipe = KnowledgeEvolution(generations=2, epochs=2, warmup_epochs=0, split="kernels", keep=0.6)
+    watch, _ = way.watched(settings(recipe, task=CALM), 2 * PER_EPOCH)
+    _, end = way.watched(settings(replace(recipe, generations=1), task=CALM))
+    before, after = end["body.0.weight"], watch.weights[2 * PER_EPOCH]["body.0.weight"]
+    kept = torch.zeros_like(before, dtype=torch.bool)
+    kept[: math.ceil(0.6 * 7), : math.ceil(0.6 * 5)] = True
+    assert torch.equal(before == after, kept)
+
+
+def pruning_nothing_is_dense_training(way: Way) -> None:
+    """6.3 (6): at a rate of 0, rewound to step 0, in the same order of the data."""
+    recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=1, rate=0.0, repeat_order=True)
+    _, pruned = way.watched(settings(recipe, task=CALM))
+    _, dense = way.watched(settings(Long(generations=1, epochs=2, warmup_epochs=1), task=CALM))
+    assert same_bits(pruned, dense)
+
+
+def shrink_and_perturb_has_its_two_ends(way: Way) -> None:
+    """6.3 (7): (1, 0) is a warm start, (0, 1) a fresh model."""
+    recipe = ShrinkAndPerturb(generations=2, epochs=2)
+    step = 2 * PER_EPOCH
+    warm, _ = way.watched(settings(replace(recipe, shrink=1, perturb=0), task=CALM), step - 1, step)
+    fresh, _ = way.watched(settings(replace(recipe, shrink=0, perturb=1), task=CALM), step - 1, step)
+    assert same_bits({n: warm.weights[step - 1][n] for n in DRAWN}, {n: fresh.weights[step - 1][n] for n in DRAWN})
+    kept, new = warm.weights[step], fresh.weights[step]
+    assert float((kept["body.0.weight"] - warm.weights[step - 1]["body.0.weight"]).norm()) < 0.2 * float(
+        kept["body.0.weight"].norm()
+    ), "one step away from where it was"
+    for name in DRAWN:
+        drawn = CALM.initial(1).state_dict()[name]  # of another seed: the same distribution, other values
+        assert not torch.equal(new[name], kept[name])
+        assert 0.6 < float(new[name].std() / drawn.std()) < 1.6
+    for name in ("stem.1.weight", "body.1.weight"):
+        assert torch.equal(new[name], torch.ones_like(new[name])), "a fresh normaliser"
+
+
+def a_redraw_is_uniform_with_the_layers_own_deviation(way: Way) -> None:
+    """6.3 (9): std = 1 / sqrt(3 fan_in), sqrt(6) below the Kaiming-normal draw; pooled over seeds."""
+    ratios: list[Tensor] = []
+    for seed in range(3):
+        recipe = LaterLayer(generations=2, epochs=1, warmup_epochs=0, threshold="body")
+        watch, _ = way.watched(settings(recipe, task=CALM, seed=seed), PER_EPOCH)
+        weight = watch.weights[PER_EPOCH]["body.0.weight"]
+        fan_in = weight[0].numel()
+        assert float(weight.abs().max()) <= fan_in**-0.5
+        ratios.append(weight.flatten() * math.sqrt(fan_in / 2))  # in units of the Kaiming-normal deviation
+    assert abs(float(torch.cat(ratios).std()) * math.sqrt(6) - 1) < 0.05
+
+
+# ----------------------------------------------------------------------------------------------- spec 5.4, SEAL exactly
+
+
+def an_ascent_raises_the_loss_and_leaves_held_layers(way: Way) -> None:
+    """5.4 (1)"""
+    recipe = replace(SEAL, hold_descenders=True, ascent_rate=10.0, epochs=6, ascent_epochs=3)
+    first, last = 6 * PER_EPOCH, 9 * PER_EPOCH
+    watch, _ = way.watched(settings(recipe), first, last)
+    before, after = watch.losses[first - PER_EPOCH : first], watch.losses[last - PER_EPOCH : last]
+    assert sum(after) > sum(before)
+    moved = changed(watch.weights[first], watch.weights[last])
+    assert moved & parameters(watch.weights[first]) == EARLY
+
+
+def ascent_and_descent_have_the_papers_rates(way: Way) -> None:
+    """5.4 (2), (3), (5): rates, decay, empty moments, statistics that follow."""
+    watch, _ = way.watched(settings(SEAL), *range(2 * START))
+    for step in range(START, END):
+        early, rest = watch.groups[step]["early"], watch.groups[step]["rest"]
+        assert (early["direction"], early["weight_decay"]) == (-0.5, 0.0)
+        assert (rest["direction"], rest["weight_decay"]) == (1.0, SGD.weight_decay)
+        assert math.isclose(early["lr"], 0.5 * rest["lr"])
+        statistics = {name for name in watch.weights[0] if "running" in name}
+        assert statistics <= changed(watch.weights[step], watch.weights[step + 1])
+    for step in [*range(START), *range(END, 2 * START)]:
+        early, rest = ({k: v for k, v in watch.groups[step][n].items() if k != "name"} for n in ("early", "rest"))
+        assert early == rest
+    assert [step for step, moments in enumerate(watch.moments) if is_empty(moments)] == [0, START, END]
+
+
+def is_empty(moments: Any) -> bool:
+    """No moments, or none but zeros: a sharded optimizer may keep the room for them."""
+    return not any(bool(value.any()) for found in moments.values() for value in found.values())
+
+
+def the_first_generation_is_plain_training(way: Way) -> None:
+    """5.4 (4)"""
+    seal, _ = way.watched(settings(SEAL), START)
+    plain, end = way.watched(settings(grouped(Restarts(generations=1, epochs=3, warmup_epochs=1))))
+    assert plain.losses == seal.losses[:START]
+    assert same_bits(end, seal.weights[START])
+
+
+def forgetting_acts_on_the_weights_that_learn(way: Way) -> None:
+    """A redraw of some layers is seen by the next step's gradient and kept by its update: the loss jumps, and what was
+    drawn is where the next step starts.
+    """
+    later = Forget(select=Both((Select(since="body", name="later"), WEIGHTS)))
+    step = 2 * PER_EPOCH
+    watch, _ = way.watched(settings(phases(RESTARTS, later), task=CALM), step, step + 1)
+    plain, _ = way.watched(settings(RESTARTS, task=CALM), step + 1)
+    assert watch.losses[:step] == plain.losses[:step]
+    assert abs(watch.losses[step] - plain.losses[step]) > 0.05
+    drawn, after = watch.weights[step]["body.0.weight"], watch.weights[step + 1]["body.0.weight"]
+    learned = plain.weights[step + 1]["body.0.weight"]
+    assert (after - drawn).norm() < 0.2 * (after - learned).norm()
+
+
+CHECKS: dict[str, Callable[[Way], None]] = {
+    check.__name__: check
+    for check in (
+        keeping_everything_is_no_operation,
+        a_redraw_leaves_biases_and_normalisers,
+        an_ascent_that_descends_is_a_warm_restart,
+        an_ascent_is_a_negative_rate_only_without_decay,
+        kept_kernels_pass_a_boundary_untouched,
+        pruning_nothing_is_dense_training,
+        shrink_and_perturb_has_its_two_ends,
+        a_redraw_is_uniform_with_the_layers_own_deviation,
+        an_ascent_raises_the_loss_and_leaves_held_layers,
+        ascent_and_descent_have_the_papers_rates,
+        the_first_generation_is_plain_training,
+        forgetting_acts_on_the_weights_that_learn,
+    )
+}
