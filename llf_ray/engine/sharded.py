@@ -27,6 +27,7 @@ from llf_ray.engine.digest import MODULUS, digest_of
 from llf_ray.engine.direct import install_directions
 from llf_ray.engine.pieces import Pieces, PiecesWriter
 from llf_ray.engine.team import Team
+from llf_ray.forget.edit import Change, Count
 from llf_ray.forget.groups import Group
 
 __all__ = ["Shard", "ShardedEngine", "Slab", "named_buffers", "prepare", "same_bits"]
@@ -326,6 +327,38 @@ class ShardedEngine(ABC):
         if name not in self._places:
             near = nearest(name, (*self.names, *self.buffers))
             raise ValueError(f"parameter {name!r} does not exist" + (f"; did you mean {near!r}?" if near else ""))
+
+    @torch.no_grad()
+    def tally(self, names: Sequence[str], count: Count) -> Tensor:
+        """Every rank calls: the sum over all ranks of a count of their parts of these tensors, on the team's device.
+
+        Of what all ranks hold whole each counts an equal part. Every count is a tensor of whole numbers of one shape.
+        """
+        total = count(names[0], 0, torch.empty(0, device=self.team.device))
+        for name in names:
+            for start, part in self._parts(name):
+                total = total + count(name, start, part)
+        return self.team.total(total)
+
+    def _parts(self, name: str) -> list[tuple[int, Tensor]]:
+        """What this rank answers for of a tensor: (flat start, 1-D entries)."""
+        if name in self.buffers:
+            return [(0, self._buffer(name, False).detach().reshape(-1))] if self.team.rank == 0 else []
+        self._check_name(name)
+        return [(shard.start, shard.of(self._slabs[number].tensor)) for number, shard in self._owned(name)]
+
+    @torch.no_grad()
+    def where(self, name: str, test: Change) -> Tensor:
+        """Every rank calls: a full boolean mask on the CPU, from a test of single entries on the ranks' parts."""
+        if name in self.buffers or not self._split:
+            value = self.read(name, copy=False)
+            return test(value.reshape(-1)).view(value.shape).cpu()
+        self._check_name(name)
+        shape = self._shapes[name]
+        found = torch.zeros(math.prod(shape), dtype=torch.uint8, device=self.team.device)
+        for number, shard in self._places[name]:
+            found[shard.start : shard.start + shard.length] = test(shard.of(self._slabs[number].tensor))
+        return self.team.total(found).bool().view(shape).cpu()
 
     # ------------------------------------------------------------------------------------------------- constraints
 

@@ -68,6 +68,7 @@ def view_of(
         fresh=fresh,
         stores=stores,
         channels=channels if example is not None else None,
+        shards=None if isinstance(values, Mapping) else values,
         seed=config.seed,
         key=key,
         generation=generation,
