@@ -139,7 +139,7 @@ def _run_job(job: Path, settings: Sequence[str]) -> RunConfig:
         raise SettingError(f"{job} holds a comparison, not a run: use `llf-ray compare {job}`")
     config = override(value, parse_assignments(settings))
     # workers stand in folders of their own: every path is made whole here
-    return with_folder(replace(config, task=anchored(config.task)), Path(config.folder))
+    return with_folder(replace(config, task=anchored(config.task), recipe=anchored(config.recipe)), Path(config.folder))
 
 
 def _comparison_job(job: Path, settings: Sequence[str], seeds: int | None, arms: str | None) -> Comparison:

@@ -79,13 +79,15 @@ class Edit:
     ``values`` gives, by name, the new tensor from the old one, so that one tensor is held at a time; the old one may be
     the network's own memory and is only read. ``clear`` names
     moments to zero: None for the whole parameter, or a mask of its entries (True = zero). ``masks`` are stores of
-    masks (1 = live); ``snapshot`` is the store that takes the weights as they are after ``values``.
+    masks (1 = live); ``snapshot`` is the store that takes the weights as they are after ``values``; ``adopt`` names
+    stores that take the final weights of other runs, by their folders.
     """
 
     values: Mapping[str, Change] = field(default_factory=dict)
     clear: Mapping[str, Tensor | None] = field(default_factory=dict)
     masks: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     snapshot: str | None = None
+    adopt: Mapping[str, str] = field(default_factory=dict)
 
 
 class Operation(Protocol):

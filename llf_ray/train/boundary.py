@@ -18,6 +18,7 @@ from llf_ray.forget.groups import Group, Slot
 from llf_ray.nn.channels import kept_channels
 from llf_ray.plan import Answer, Phase, operations_of, spans
 from llf_ray.run import RunConfig, group_rules
+from llf_ray.tasks.start import FromRun, starting_weights
 from llf_ray.train.state import Run, Stand, Stores, write_store
 
 __all__ = ["apply_edit", "cross", "flipped", "view_of"]
@@ -166,6 +167,9 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
         if edit.snapshot is not None:
             stores[edit.snapshot] = f"stores/{edit.snapshot}-{stand.step:08d}"
             write_store(run.folder, stores[edit.snapshot], engine, team, None)
+        for name, source in edit.adopt.items():
+            stores[name] = f"stores/{name}-{stand.step:08d}"
+            write_store(run.folder, stores[name], engine, team, None, values=starting_weights(FromRun(run=source)))
         records.append({**_record(operation, stand.step, generation, key, touched), **_live(edit)})
     entered = [index for side, index in answer.boundary if side == "entry"]
     if any(run.plan.phases[index].optimizer == "rebuild" for index in entered):

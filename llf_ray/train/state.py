@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llf_ray.engine.base import Engine
-from llf_ray.engine.pieces import Pieces, SavedWeights
+from llf_ray.engine.pieces import Pieces, PiecesWriter, SavedWeights
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Group, Slot
 from llf_ray.journal import replace_text
@@ -310,12 +310,34 @@ class _Masks(Mapping[str, Tensor]):
         return name in self._file.keys()  # noqa: SIM118 (not a mapping)
 
 
-def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:
-    """Every rank calls: keep masks (rank 0 writes) or, without masks, a snapshot (every rank writes its part)."""
+def write_store(
+    run_folder: Path,
+    path: str,
+    engine: Engine,
+    team: Team,
+    masks: Mapping[str, Tensor] | None,
+    *,
+    values: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Every rank calls: keep masks or the weights in ``values`` (rank 0 writes) or, without either, a snapshot (every
+    rank writes its part).
+    """
     folder = run_folder / path
     temporary = folder.with_name(f".{folder.name}.tmp")
     _together(team, lambda: _fresh_folder(temporary) if team.rank == 0 else None, temporary)
-    if masks is None:
+    if values is not None:
+        given = values
+
+        def write_values() -> dict[str, list[Any]]:
+            if team.rank != 0:
+                return {}
+            writer = PiecesWriter()
+            for name, value in given.items():
+                writer.add("buffer" if name in engine.buffers else "weight", name, 0, value, tuple(value.shape))
+            return _with_sums(temporary, [writer.write(temporary, 0, 1)])
+
+        files = _together(team, write_values, temporary)
+    elif masks is None:
         files = _together(team, lambda: _with_sums(temporary, engine.save_weights(temporary)), temporary)
     else:
         whole = masks
