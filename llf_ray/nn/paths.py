@@ -10,7 +10,7 @@ reached, and a weight whose gradient is zero does not reach the output.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,16 @@ Norm = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-POOLS = {nn.MaxPool1d: F.avg_pool1d, nn.MaxPool2d: F.avg_pool2d, nn.MaxPool3d: F.avg_pool3d}
+POOLS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.MaxPool1d: F.avg_pool1d,
+    nn.MaxPool2d: F.avg_pool2d,
+    nn.MaxPool3d: F.avg_pool3d,
+}
+ADAPTIVE: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.AdaptiveMaxPool1d: F.adaptive_avg_pool1d,
+    nn.AdaptiveMaxPool2d: F.adaptive_avg_pool2d,
+    nn.AdaptiveMaxPool3d: F.adaptive_avg_pool3d,
+}
 
 
 def effective(network: nn.Module, example: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,8 +118,8 @@ def _watched(network: nn.Module, random: torch.Generator) -> Iterator[None]:
             return given[0].clone()  # activations work in place
         return _mean_pooled(module, given[0])
 
-    pools = (*POOLS, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
-    chosen = [module for module in network.modules() if isinstance(module, (*Layer, *pools)) or _is_norm(module)]
+    kinds = (*Layer, *POOLS, *ADAPTIVE)
+    chosen = [module for module in network.modules() if isinstance(module, kinds) or _is_norm(module)]
     hooks = [module.register_forward_hook(hook) for module in chosen]
     try:
         yield
@@ -124,18 +133,14 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, Norm) or (plain and "norm" in type(module).__name__.lower())
 
 
-def _mean_pooled(module: nn.Module, values: Tensor) -> Tensor:
+def _mean_pooled(module: Any, values: Tensor) -> Tensor:
     """Which of a window is the largest depends on the weights; whether anything is in it does not."""
-    match module:
-        case nn.AdaptiveMaxPool1d() | nn.AdaptiveMaxPool2d() | nn.AdaptiveMaxPool3d():
-            kind = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-            pooled: Tensor = kind[int(type(module).__name__[-2])](values, module.output_size)  # type: ignore[operator]
-            return pooled
-    assert isinstance(module, tuple(POOLS))
-    pool = next(pool for kind, pool in POOLS.items() if isinstance(module, kind))
-    dilated: Any = module.dilation
-    if any(step != 1 for step in (dilated if isinstance(dilated, tuple) else (dilated,))):
+    for kind, mean in ADAPTIVE.items():
+        if isinstance(module, kind):
+            return mean(values, module.output_size)
+    dilation = module.dilation if isinstance(module.dilation, tuple) else (module.dilation,)
+    if any(step != 1 for step in dilation):  # of which there is no mean
         largest: Tensor = module.forward(values)
         return largest
-    averaged: Tensor = pool(values, module.kernel_size, module.stride, module.padding, module.ceil_mode)
-    return averaged
+    mean = next(mean for kind, mean in POOLS.items() if isinstance(module, kind))
+    return mean(values, module.kernel_size, module.stride, module.padding, module.ceil_mode)

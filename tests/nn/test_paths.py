@@ -113,6 +113,17 @@ def test_effective_weights_are_those_whose_removal_changes_an_output(name: str, 
     assert not any(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, dilation=2), nn.AdaptiveMaxPool2d(2)]
+)
+def test_all_of_a_window_counts(pool: nn.Module) -> None:
+    """A tap that is nowhere the largest of its window would be with other weights."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), pool, nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 1, 9, 9))
+    masks = {"0.weight": torch.ones(2, 1, 3, 3, dtype=torch.bool)}
+    assert bool(effective(network, torch.zeros(1, 1, 9, 9), masks)["0.weight"].all())
+
+
 def test_by_hand() -> None:
     """Two hidden units: one is fed by nobody, one is read by nobody."""
     network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
