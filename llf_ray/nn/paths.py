@@ -49,11 +49,11 @@ def effective(network: nn.Module, example: Tensor, masks: Mapping[str, Tensor]) 
     inputs. Values are set back between layers, so that no depth under- or overflows.
 
     Args:
-        network: left as it is; needs memory for its weights, and twice as much again meanwhile.
+        network: left as it is; needs memory for its weights, and twice as much again meanwhile, in fp32.
         example: an input with a batch axis; its values do not matter.
         masks: by parameter name; parameters without one are wholly live.
     """
-    probe = copy.deepcopy(network).cpu().double().eval().requires_grad_(True)
+    probe = copy.deepcopy(network).cpu().float().eval().requires_grad_(True)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in probe.named_parameters():
@@ -75,7 +75,7 @@ def _reached(parameter: Tensor, mask: Tensor) -> Tensor:
 
 def _positive(shape: torch.Size, random: torch.Generator) -> Tensor:
     """From 0.5 to 1.5, so that nothing that differs is equal by accident."""
-    return torch.rand(shape, generator=random, dtype=torch.float64) + 0.5
+    return torch.rand(shape, generator=random) + 0.5
 
 
 class _Levelled(torch.autograd.Function):
