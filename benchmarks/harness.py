@@ -17,13 +17,20 @@ import platform
 import random
 import resource
 import statistics
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from llf_ray.engine.team import Team
 
 __all__ = [
     "Block",
@@ -35,6 +42,7 @@ __all__ = [
     "environment",
     "interleave",
     "keep_freed_memory",
+    "on_ranks",
     "over_ranks",
     "ratio",
     "save",
@@ -115,6 +123,55 @@ def over_ranks(blocks: Sequence[Mapping[str, Sequence[Block]]]) -> dict[str, lis
         ]
         for name in blocks[0]
     }
+
+
+# -------------------------------------------------------------------------------------------------------------- ranks
+
+
+def on_ranks(work: Callable[[Team, Path], Any], *, world: int = 2, limit: float = 900) -> Any:
+    """What ``work(team, folder)`` gives on rank 0, as JSON keeps it: on CPU ranks that are forked from this process.
+
+    They find here what was imported and read before. ``limit`` is in seconds, for all of it.
+    """
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        context = mp.get_context("fork")
+        ranks = [context.Process(target=_rank, args=(work, rank, world, folder)) for rank in range(world)]
+        for rank in ranks:
+            rank.start()
+        _join(ranks, limit)
+        errors = [file.read_text() for file in sorted(folder.glob("error-*"))]
+        if errors or not (folder / "found.json").exists():
+            raise RuntimeError("\n".join(errors) or f"no result within {limit} s")
+        return json.loads((folder / "found.json").read_text())
+
+
+def _join(ranks: Sequence[Any], limit: float) -> None:
+    """Wait for all; when one fails or time is up, end the others, which would wait for it in a collective."""
+    deadline, running = time.monotonic() + limit, list(ranks)
+    while running and time.monotonic() < deadline and not any(rank.exitcode for rank in ranks):
+        wait_for_any([rank.sentinel for rank in running], timeout=1)
+        running = [rank for rank in running if rank.is_alive()]
+    for rank in running:
+        rank.kill()
+        rank.join()
+
+
+def _rank(work: Callable[[Team, Path], Any], rank: int, world: int, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    try:
+        store = dist.FileStore(str(folder / "store"), world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+        found = work(Team(rank, world, torch.device("cpu")), folder)
+        if rank == 0:
+            (folder / "found.json").write_text(json.dumps(found))
+        dist.destroy_process_group()
+    except BaseException:
+        (folder / f"error-{rank}").write_text(traceback.format_exc())
+        os._exit(1)  # and with it the other rank, which waits for this one
+    os._exit(0)  # libraries register handlers in the parent that are not for us to run
 
 
 # -------------------------------------------------------------------------------------------------------- arithmetic

@@ -12,28 +12,22 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import math
 import os
 import tempfile
-import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import default_job, resnet, small_task
-from benchmarks.harness import Block, Contender, Report, Size, Target, interleave, over_ranks, ratio, spread
+from benchmarks.harness import Block, Contender, Report, Size, Target, interleave, on_ranks, over_ranks, ratio, spread
 from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
 from llf_ray.engine.local import LocalEngine
@@ -50,7 +44,6 @@ __all__ = ["Ours", "Plain", "measure"]
 
 STAGES = (0, 1, 2, 3)
 TARGET = 0.95
-LIMIT = 900  # seconds that one launch of ranks may take
 PLAIN, WORKER, STEPS, ALONE = "plain", "worker", "engine.step", "no exchange"
 
 
@@ -260,53 +253,20 @@ def alone(case: Case, size: Size) -> Found:
 def launch(case: Case, stage: int, size: Size) -> Found:
     """Two ranks on CPU, forked from this process, which has imported everything and read the data."""
     os.environ["DS_ACCELERATOR"] = "cpu"
-    torch.set_num_threads(1)
     import deepspeed  # noqa: F401  (once, in front of the forks)
 
     prepare(_of(case, 0, size))
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        context = mp.get_context("fork")
-        ranks = [context.Process(target=_rank, args=(case, stage, size, rank, 2, folder)) for rank in range(2)]
-        for rank in ranks:
-            rank.start()
-        _join(ranks)
-        errors = [file.read_text() for file in sorted(folder.glob("error-*"))]
-        if errors or not (folder / "found.json").exists():
-            raise RuntimeError("\n".join(errors) or f"no result within {LIMIT} s")
-        plain = json.loads((folder / "found.json").read_text())
-    blocks = {name: [Block(*block) for block in found] for name, found in plain.pop("blocks").items()}
-    return Found(**plain, blocks=blocks)
 
-
-def _join(ranks: Sequence[Any]) -> None:
-    """Wait for all; when one fails or time is up, end the others, which would wait for it in a collective."""
-    deadline, running = time.monotonic() + LIMIT, list(ranks)
-    while running and time.monotonic() < deadline and not any(rank.exitcode for rank in ranks):
-        wait_for_any([rank.sentinel for rank in running], timeout=1)
-        running = [rank for rank in running if rank.is_alive()]
-    for rank in running:
-        rank.kill()
-        rank.join()
-
-
-def _rank(case: Case, stage: int, size: Size, rank: int, world: int, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    warnings.filterwarnings("ignore", message="Grad strides do not match")  # torch's, on its own 1x1 convolutions
-    try:
+    def work(team: Team, folder: Path) -> dict[str, Any]:
+        warnings.filterwarnings("ignore", message="Grad strides do not match")  # torch's, on its own 1x1 convolutions
         from llf_ray.engine.zero import ZeroEngine
 
-        store = dist.FileStore(str(folder / "store"), world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-        found = contest(case, stage, size, Team(rank, world, torch.device("cpu")), folder, ZeroEngine)
-        if rank == 0:
-            plain = {**vars(found), "blocks": {n: [astuple(b) for b in bs] for n, bs in found.blocks.items()}}
-            (folder / "found.json").write_text(json.dumps(plain))
-        dist.destroy_process_group()
-    except BaseException:
-        (folder / f"error-{rank}").write_text(traceback.format_exc())
-        os._exit(1)  # and with it the other rank, which waits for this one
-    os._exit(0)  # libraries register handlers in the parent that are not for us to run
+        found = contest(case, stage, size, team, folder, ZeroEngine)
+        return {**vars(found), "blocks": {name: [astuple(b) for b in blocks] for name, blocks in found.blocks.items()}}
+
+    plain = on_ranks(work)
+    blocks = {name: [Block(*block) for block in found] for name, found in plain.pop("blocks").items()}
+    return Found(**plain, blocks=blocks)
 
 
 def _of(case: Case, stage: int | None, size: Size) -> RunConfig:

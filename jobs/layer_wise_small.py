@@ -10,10 +10,12 @@ from long_small import config as long
 
 from llf_ray.cli import main_job
 from llf_ray.recipes.layer_wise import LayerWise
+from llf_ray.tasks import Classification
 from llf_ray.tasks.models import Normalised
 
 BLOCKS = ("layer1", "layer2", "layer3", "layer4")
 
+assert isinstance(long.task, Classification)
 config = replace(
     long,
     name="layer-wise-small",

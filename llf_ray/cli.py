@@ -139,7 +139,7 @@ def _run_job(job: Path, settings: Sequence[str]) -> RunConfig:
         raise SettingError(f"{job} holds a comparison, not a run: use `llf-ray compare {job}`")
     config = override(value, parse_assignments(settings))
     # workers stand in folders of their own: every path is made whole here
-    return with_folder(replace(config, task=anchored(config.task)), Path(config.folder))
+    return with_folder(replace(config, task=anchored(config.task), recipe=anchored(config.recipe)), Path(config.folder))
 
 
 def _comparison_job(job: Path, settings: Sequence[str], seeds: int | None, arms: str | None) -> Comparison:
@@ -589,6 +589,35 @@ def slim(run: str, out: Path | None, folder: Path) -> None:
         )
     click.echo(f"largest difference from the whole network with its forgotten part zeroed: {found.difference:.2g}")
     click.echo(f"written: {found.folder}")
+
+
+@main.command()
+@run_argument
+@runs_option
+def ensemble(run: str, folder: Path) -> None:
+    """Score all generations of a finished run together: the mean of their probabilities, beside each alone."""
+    from llf_ray.display import amount, metric_words
+    from llf_ray.journal import read_run
+    from llf_ray.studies.ensemble import ensemble_of
+    from llf_ray.tracking import TrackingError
+    from llf_ray.tracking import sync as send
+
+    path = _find(run, folder)
+    found = _checked(lambda: ensemble_of(path))
+    for member in found.members:
+        words = [
+            f"{metric_words(name)} {amount(name, value)} (up to here together {amount(name, member.together[name])})"
+            for name, value in member.alone.items()
+        ]
+        click.echo(f"generation {member.generation}: test {'; '.join(words)}")
+    said = "; ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in found.scores.items())
+    click.echo(f"all {len(found.members)} together: test {said}")
+    click.echo(f"written: {found.file}")
+    if not read_run(path)["job"]["tracking"].get("off"):
+        try:
+            click.echo(send(path))
+        except TrackingError as error:  # what was found is in the folder all the same
+            click.echo(str(error), err=True)
 
 
 @main.command()

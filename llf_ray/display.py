@@ -171,10 +171,19 @@ class View:
 
 
 def operation_words(record: Mapping[str, Any]) -> str:
+    if record.get("masks"):
+        return f"{record['operation']}, {'; '.join(_mask_words(record, *mask) for mask in record['masks'].items())}"
     entries, tensors = record.get("entries"), record.get("tensors")
     touched = f", {entries:,} entries" if entries is not None else ""
     touched += f" in {tensors} tensors" if entries is not None and tensors is not None else ""
     return f"{record['operation']}{touched}"
+
+
+def _mask_words(record: Mapping[str, Any], name: str, counts: Sequence[int]) -> str:
+    live, entries = counts
+    reached = record.get("effective", {}).get(name)
+    effective = "" if reached is None else f", {100 * reached / entries:.3g} % on a path to the output"
+    return f"{live:,} of {entries:,} live ({100 * live / entries:.3g} %){effective}"
 
 
 def plain_line(view: View, record: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 
@@ -15,12 +15,15 @@ from llf_ray.config import SettingError, check, check_number, fingerprint, flatt
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
 from llf_ray.engine.sharded import prepare as check_module
 from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
+from llf_ray.forget.left import check_left
 from llf_ray.forget.masks import KernelBlock
+from llf_ray.forget.operations import Adopt
 from llf_ray.journal import Tracking
 from llf_ray.nn.channels import kept_channels
 from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
+from llf_ray.tasks.start import FromRun, same_network
 
 __all__ = [
     "Checkpoints",
@@ -201,7 +204,9 @@ def prepare(config: RunConfig) -> Prepared:
         factor=_layer_factor(slots, config.optim.layer_decay),
     )
     check_module(skeleton, groups, config.engine)
+    check_left(plan.phases, slots)
     _check_kernels(plan, config)
+    _check_adopted(plan, skeleton)
     return Prepared(config=config, plan=plan, slots=slots, groups=groups)
 
 
@@ -220,6 +225,18 @@ def _check_kernels(plan: Plan, config: RunConfig) -> None:
             kept_channels(config.task.initial(0), example(), share)  # type: ignore[misc]
         except ValueError as error:
             raise SettingError(f"a mask of kernels does not fit this network: {error}") from None
+
+
+def _check_adopted(plan: Plan, network: torch.nn.Module) -> None:
+    """Weights of other runs are there, and of the same network."""
+    for phase in plan.phases:
+        for operation in (*phase.entry, *phase.exit):
+            if isinstance(operation, Adopt):
+                try:
+                    same_network(network, FromRun(run=operation.run))
+                except (ValueError, FileNotFoundError) as error:
+                    where = f"phase {phase.name!r} of generation {phase.generation}: {operation.label!r}"
+                    raise SettingError(f"{where}: {error}") from None
 
 
 def _phases(recipe: Recipe) -> tuple[Phase, ...]:
@@ -247,12 +264,14 @@ def _check_selection(selection: Selection, slots: Sequence[Slot], config: RunCon
     try:
         resolve(selection, slots)
     except SettingError as error:
-        settings = flatten(config.recipe, "recipe.").items()
-        keys = [
-            f"{key} = {value!r}"
-            for key, value in settings
-            if isinstance(value, str | int) and f"layer {value!r} " in str(error)
-        ]
+        kinds = get_type_hints(type(config.recipe))
+        settings = {
+            key: value
+            for key, value in flatten(config.recipe, "recipe.").items()
+            if isinstance(value, str | int)
+            and kinds.get(key.removeprefix("recipe.")) is not int  # a number of something
+        }
+        keys = [f"{key} = {value!r}" for key, value in settings.items() if f"layer {value!r} " in str(error)]
         raise SettingError(f"{', '.join(keys)}: {error}" if keys else str(error)) from None
 
 

@@ -89,8 +89,10 @@ def named_values(record: Mapping[str, Any]) -> dict[str, Any]:
             f"operation/{record['operation']}/{name}": record.get(name)
             for name in ("entries", "norm_before", "norm_after")
         }
-        live = {f"mask/{name}/live": live / entries for name, (live, entries) in record.get("masks", {}).items()}
-        return named | live
+        masks, effective = record.get("masks", {}), record.get("effective", {})
+        live = {f"mask/{name}/live": live / entries for name, (live, entries) in masks.items()}
+        reached = {f"mask/{name}/effective": number / masks[name][1] for name, number in effective.items()}
+        return named | live | reached
     return {}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import boundary, worker_loop
+from benchmarks import boundary, masks, worker_loop
 from benchmarks.__main__ import main, names
 from benchmarks.harness import (
     Block,
@@ -106,7 +106,7 @@ def test_a_report_is_saved_with_versions_and_without_paths(tmp_path):
 
 
 def test_every_file_is_a_benchmark_that_can_be_named():
-    assert {"boundary", "worker_loop"} <= set(names())
+    assert {"boundary", "masks", "worker_loop"} <= set(names())
 
 
 def test_an_unknown_name_says_which_there_are(capsys):
@@ -123,7 +123,7 @@ def test_without_a_gpu_its_rows_are_not_measured(capsys, monkeypatch):
 
 def test_they_import_without_ray_and_deepspeed():
     code = (
-        "import sys; import benchmarks.worker_loop, benchmarks.boundary, benchmarks.__main__\n"
+        "import sys; import benchmarks.worker_loop, benchmarks.boundary, benchmarks.masks, benchmarks.__main__\n"
         "assert not {'ray', 'deepspeed', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
@@ -141,10 +141,19 @@ def test_one_process_with_the_local_engine_runs():
     assert all(row["images/s"] > 0 for row in found.rows())
 
 
-def test_two_ranks_run():
+def test_steps_under_masks_run():
+    rows, targets, _ = masks.step(TINY)
+    assert [row["what"].split(", ")[2] for row in rows] == ["dense", "masked", "what holding adds"]
+    assert targets[0].found.value > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("worker_loop", "worker, ZeRO 0"), ("masks", "counted from the parts, ZeRO 1")]
+)
+def test_two_ranks_run(name, row):
     """In a process of its own: it forks, which a process with Ray's threads must not."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "worker_loop", "--tiny", "--rounds", "1", "--device", "cpu"],
+        [sys.executable, "-m", "benchmarks", name, "--tiny", "--rounds", "1", "--device", "cpu"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -152,5 +161,5 @@ def test_two_ranks_run():
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "worker, ZeRO 0" in done.stdout
+    assert row in done.stdout
     assert "written" not in done.stdout

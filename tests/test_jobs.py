@@ -1,6 +1,8 @@
 """Every job of the project can be read, prepared, drawn and told apart, and says what it repeats."""
 
 import ast
+import importlib
+import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import llf_ray.recipes
 from llf_ray.data.base import held_out
 from llf_ray.plan import Schedule, compute, operations_of
 from llf_ray.run import Comparison, RunConfig, prepare
@@ -18,8 +21,40 @@ from llf_ray.train.folder import load_module
 ROOT = Path(__file__).parents[1] / "jobs"
 SMALL = sorted(ROOT.glob("*.py"))
 PAPER = sorted((ROOT / "paper").glob("*.py"))
-ITEMS = {"cub": 5_594, "tiny_imagenet": 98_000}  # of the training parts, less what is cut for validation
+ITEMS = {  # of the training parts, less what is cut off for validation
+    "aircraft": 3_334,
+    "cifar10": 45_000,
+    "cifar100": 45_000,
+    "cub": 5_594,
+    "dogs": 11_400,
+    "flowers": 1_020,
+    "imagenet": 1_268_000,
+    "mit67": 5_092,
+    "tiny_imagenet": 98_000,
+}
+EPOCHS = {  # of each arm, as published; those of another job are for all jobs on its set and network
+    "cub_resnet18": 11 * 200,
+    "knowledge_evolution_flowers_resnet18": 10 * 200,
+    "flowers_resnet18": 11 * 200,
+    "aircraft_resnet18": 11 * 200,
+    "dogs_resnet18": 11 * 200,
+    "mit67_resnet18": 11 * 200,
+    "tiny_imagenet_resnet50": 10 * 160,
+    "rifle_cub_resnet50": 40,
+    "cifar10_resnet20": 4 * 160,
+    "dense_sparse_imagenet_resnet50": 180,
+    "alternating_imagenet_resnet50": 100,
+    "shrink_perturb_cifar10_resnet18": 45 * 8,
+    "active_forgetting_cifar100_vit": 200,
+}
+
 PER_CLASS = {"cub": [30] * 194 + [29] * 6, "tiny_imagenet": [500] * 200}  # of the training parts as published
+SIZES = {"resnet18": 11_000_000, "resnet20": 270_000, "resnet50": 23_000_000, "vit": 5_000_000}  # entries, or more
+
+
+def longest(table: dict[str, int], name: str) -> int:
+    """The entry whose key is the longest end or part of a job's name."""
+    return table[max((key for key in table if key in name), key=len)]
 
 
 def value_of(path: Path) -> RunConfig | Comparison:
@@ -44,13 +79,30 @@ def test_a_small_job_prepares_at_the_common_budget(path):
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 def test_a_paper_job_gives_its_plan_without_data(path):
     """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
-    (items,) = [number for name, number in ITEMS.items() if name in path.stem]
+    items = longest(ITEMS, path.stem)
     recipes = {config.recipe: config.engine.batch for config in configs(path)}
     totals = {compute(recipe.plan(), num_items=items, batch=batch).total for recipe, batch in recipes.items()}
-    assert totals == {(items // 32) * (2200 if "cub" in path.stem else 1600)}
+    (batch,) = set(recipes.values())
+    if "pruning" in path.stem:  # each level but the first starts at step 500
+        assert totals == {(items // batch) * 11 * 160 - 10 * 500}
+    else:
+        assert totals == {(items // batch) * longest(EPOCHS, path.stem)}
 
 
-@pytest.mark.parametrize("name", ITEMS)
+def test_every_recipe_has_a_job_at_both_sizes():
+    recipes = {
+        type(importlib.import_module(f"llf_ray.recipes.{module.name}").tiny)
+        for module in pkgutil.iter_modules(llf_ray.recipes.__path__)
+        if module.name != "base"
+    }
+    for paths in (SMALL, PAPER):
+        used = {
+            type(config.recipe) for path in paths if isinstance(value_of(path), RunConfig) for config in configs(path)
+        }
+        assert not {recipe.__name__ for recipe in recipes - used}
+
+
+@pytest.mark.parametrize("name", PER_CLASS)
 def test_the_items_counted_here_are_what_the_jobs_cuts_leave(name):
     labels = np.repeat(np.arange(200), PER_CLASS[name])
     for config in (config for path in PAPER if name in path.stem for config in configs(path)):
@@ -67,7 +119,7 @@ def test_a_paper_job_fits_its_network(path, monkeypatch):
     monkeypatch.setattr(type(config.task), "num_items", lambda self, role: 100_000)
     for one in {repr(c.recipe): c for c in configs(path)}.values():
         prepared = prepare(one)
-        assert sum(slot.size for slot in prepared.slots) > 10_000_000
+        assert sum(slot.size for slot in prepared.slots) > longest(SIZES, path.stem)
 
 
 def test_names_of_jobs_are_those_of_their_files():

@@ -10,10 +10,12 @@ from later_layer_cub_resnet18 import config as later_layer
 
 from llf_ray.cli import main_job
 from llf_ray.recipes.layer_wise import LayerWise
+from llf_ray.tasks import Classification
 from llf_ray.tasks.models import Normalised
 
 BLOCKS = tuple(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1))
 
+assert isinstance(later_layer.task, Classification)
 config = replace(
     later_layer,
     name="layer-wise-cub-resnet18",

@@ -128,7 +128,7 @@ def anchored(settings: T) -> T:
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, field.name)
         kind = field.metadata.get("path")
-        if kind and value is not None:
+        if kind and value:
             changes[field.name] = str(located(value) if kind == "data" else Path(value).expanduser().absolute())
         elif dataclasses.is_dataclass(value):
             changes[field.name] = anchored(value)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llf_ray.config import SettingError, check_number, nearest
 from llf_ray.engine.team import Team
+from llf_ray.forget.edit import Change, Count
 from llf_ray.forget.groups import Group
 
 __all__ = [
@@ -185,6 +186,14 @@ class Engine(Protocol):
 
     def write(self, name: str, value: Tensor, *, average: bool = False) -> None:
         """Set the full value: seen by the next forward and kept by the next update. Entries held at zero stay zero."""
+        ...
+
+    def tally(self, names: Sequence[str], count: Count) -> Tensor:
+        """The sum over all ranks of a count of their parts of these tensors: nothing is gathered."""
+        ...
+
+    def where(self, name: str, test: Change) -> Tensor:
+        """A full boolean mask on the CPU, from a test of single entries on the ranks' parts."""
         ...
 
     def hold_at_zero(self, masks: Mapping[str, Tensor]) -> None:

@@ -27,6 +27,7 @@ from llf_ray.engine.digest import MODULUS, digest_of
 from llf_ray.engine.direct import install_directions
 from llf_ray.engine.pieces import Pieces, PiecesWriter
 from llf_ray.engine.team import Team
+from llf_ray.forget.edit import Change, Count
 from llf_ray.forget.groups import Group
 
 __all__ = ["Shard", "ShardedEngine", "Slab", "named_buffers", "prepare", "same_bits"]
@@ -151,7 +152,9 @@ class ShardedEngine(ABC):
             for group in self.groups
         }
         self._masks: dict[str, Tensor] = {}
-        self._held: dict[Tensor, Tensor] = {}  # by slab tensor: True where held; tensors hash by identity
+        # by slab tensor (tensors hash by identity): all bits set where live, none where held, to be joined by AND with
+        # a weight's own, at the speed of a copy; torch fills under a boolean mask at a sixth of it on a CPU
+        self._live: dict[Tensor, Tensor] = {}
         self._averaging = False
         self._averages: list[Tensor] | None = None
         self._buffer_averages: dict[str, Tensor] = {}
@@ -201,14 +204,13 @@ class ShardedEngine(ABC):
         """Behind the base optimizer's step and in front of DeepSpeed's copies: what is held goes back to zero."""
         for group in optimizer.param_groups:
             for tensor in group["params"]:
-                if tensor in self._held:
+                if tensor in self._live:
                     self._zero_held(tensor)
 
     def _zero_held(self, tensor: Tensor) -> None:
-        held = self._held[tensor]
-        tensor.detach().masked_fill_(held, 0.0)
-        for value in self._moments_of(tensor).values():
-            value.masked_fill_(held, 0.0)
+        live = self._live[tensor]
+        for value in (tensor.detach(), *self._moments_of(tensor).values()):
+            value.view(torch.int32).bitwise_and_(live)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -327,6 +329,38 @@ class ShardedEngine(ABC):
             near = nearest(name, (*self.names, *self.buffers))
             raise ValueError(f"parameter {name!r} does not exist" + (f"; did you mean {near!r}?" if near else ""))
 
+    @torch.no_grad()
+    def tally(self, names: Sequence[str], count: Count) -> Tensor:
+        """Every rank calls: the sum over all ranks of a count of their parts of these tensors, on the team's device.
+
+        Of what all ranks hold whole each counts an equal part. Every count is a tensor of whole numbers of one shape.
+        """
+        total = count(names[0], 0, torch.empty(0, device=self.team.device))
+        for name in names:
+            for start, part in self._parts(name):
+                total = total + count(name, start, part)
+        return self.team.total(total)
+
+    def _parts(self, name: str) -> list[tuple[int, Tensor]]:
+        """What this rank answers for of a tensor: (flat start, 1-D entries)."""
+        if name in self.buffers:
+            return [(0, self._buffer(name, False).detach().reshape(-1))] if self.team.rank == 0 else []
+        self._check_name(name)
+        return [(shard.start, shard.of(self._slabs[number].tensor)) for number, shard in self._owned(name)]
+
+    @torch.no_grad()
+    def where(self, name: str, test: Change) -> Tensor:
+        """Every rank calls: a full boolean mask on the CPU, from a test of single entries on the ranks' parts."""
+        if name in self.buffers or not self._split or self._full_copy(name) is not None:
+            value = self.read(name, copy=False)  # which is all here
+            return test(value.reshape(-1)).view(value.shape).cpu()
+        self._check_name(name)
+        shape = self._shapes[name]
+        found = torch.zeros(math.prod(shape), dtype=torch.uint8, device=self.team.device)
+        for number, shard in self._places[name]:
+            found[shard.start : shard.start + shard.length] = test(shard.of(self._slabs[number].tensor))
+        return self.team.total(found).bool().view(shape).cpu()
+
     # ------------------------------------------------------------------------------------------------- constraints
 
     @torch.no_grad()
@@ -336,16 +370,16 @@ class ShardedEngine(ABC):
             self._check_name(name)
             if mask.dtype != torch.bool or mask.shape != self._shapes[name]:
                 raise ValueError(f"mask of {name}: booleans of shape {tuple(self._shapes[name])} are needed")
-        self._masks, self._held = dict(masks), {}
+        self._masks, self._live = dict(masks), {}
         for slab in self._slabs:
             if not any(shard.name in masks for shard in slab.shards):
                 continue
-            held = torch.zeros_like(slab.tensor, dtype=torch.bool)
+            live = torch.full_like(slab.tensor, -1, dtype=torch.int32)
             for shard in slab.shards:
                 if shard.name in masks:
-                    live = masks[shard.name].reshape(-1)[shard.start : shard.start + shard.length]
-                    shard.put(held, ~live.to(held.device))
-            self._held[slab.tensor] = held
+                    part = masks[shard.name].reshape(-1)[shard.start : shard.start + shard.length]
+                    shard.put(live, -part.to(live.device, torch.int32))
+            self._live[slab.tensor] = live
             self._zero_held(slab.tensor)
         for name in self.names:
             if name in masks:
@@ -481,8 +515,8 @@ class ShardedEngine(ABC):
                         raise RuntimeError(
                             f"{shard.name}: the module computes with other weights than the optimizer keeps"
                         )
-        for tensor, held in self._held.items():
-            if bool((tensor.detach()[held] != 0).any()):
+        for tensor, live in self._live.items():
+            if bool((tensor.detach().masked_fill(live != 0, 0.0) != 0).any()):
                 raise RuntimeError("entries that are held at zero are not zero")
 
     # ----------------------------------------------------------------------------------------------------- averages

@@ -275,7 +275,7 @@ class ZeroEngine(ShardedEngine):
         _forget_module(self._learner)
         self._optimizer.state.clear()
         self._engine = self._learner = self._reducer = None
-        self._slabs, self._places, self._held, self._averages = (), {}, {}, None
+        self._slabs, self._places, self._live, self._averages = (), {}, {}, None
 
 
 def _deepspeed(team: Team) -> ModuleType:

@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llf_ray.config import SettingError, check_number
+from llf_ray.config import check_number
 from llf_ray.forget.draw import generator
-from llf_ray.forget.edit import View
+from llf_ray.forget.edit import View, Whole
 from llf_ray.forget.groups import Slot
+from llf_ray.forget.largest import largest
 
 __all__ = ["Bernoulli", "Everything", "KernelBlock", "Magnitude", "MaskSource", "Nothing", "Saved", "Shuffled"]
 
@@ -153,29 +154,17 @@ class Magnitude:
         return f"{100 * self.keep:.3g}% largest per {'tensor' if self.scope == 'tensor' else 'network'}"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
-        """Exact selection by (|w|, index), stable on every rank."""
+        """Exact selection by (|w|, index), the same on every rank; of all together without gathering them."""
+
+        def live(name: str) -> Tensor | None:
+            return view.stores[self.within][name].bool() if self.within else None
+
+        names = [slot.name for slot in slots]
         values = view.stores[self.of] if self.of else view.values
-        live = {
-            s.name: view.stores[self.within][s.name].bool() if self.within else torch.ones(s.shape, dtype=torch.bool)
-            for s in slots
-        }
-        if self.scope == "tensor":
-            return {s.name: _largest([values[s.name]], [live[s.name]], self.keep)[0] for s in slots}
-        kept = _largest([values[s.name] for s in slots], [live[s.name] for s in slots], self.keep)
-        return {slot.name: mask for slot, mask in zip(slots, kept, strict=True)}
-
-
-def _largest(values: Sequence[Tensor], live: Sequence[Tensor], keep: float) -> list[Tensor]:
-    """Masks of the ``keep`` share of live entries with the largest magnitude."""
-    sizes = torch.cat([v.detach().float().abs().flatten().cpu() for v in values])
-    alive = torch.cat([m.flatten() for m in live])
-    if not bool(torch.isfinite(sizes).all()):
-        raise SettingError("weights are not finite: no magnitude mask can be made of them")
-    count = int(alive.sum()) - math.ceil(round((1 - keep) * int(alive.sum()), 6))
-    order = torch.argsort(torch.where(alive, sizes, torch.full_like(sizes, -1.0)), descending=True, stable=True)
-    flat = torch.zeros_like(alive)
-    flat[order[:count]] = True
-    return [part.view(v.shape) for part, v in zip(flat.split([v.numel() for v in values]), values, strict=True)]
+        if self.scope == "global":
+            lying = view.shards if view.shards is not None and not self.of else Whole(values)
+            return largest(lying, names, self.keep, live)
+        return {name: largest(Whole({name: values[name]}), [name], self.keep, live)[name] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from llf_ray.forget.groups import Select, Slot, resolve
 from llf_ray.forget.masks import Bernoulli, KernelBlock, MaskSource, Nothing
 from llf_ray.plan import Selection
 
-__all__ = ["WEIGHTS", "Forget", "KeepMask", "Rescale", "ShrinkPerturb", "Snapshot"]
+__all__ = ["WEIGHTS", "Adopt", "Forget", "KeepMask", "Rescale", "ShrinkPerturb", "Snapshot"]
 
 WEIGHTS = Select(kinds=("weight",), name="weights")
 """Weights of convolutions and linear layers: what the KE, LLF and SEAL code resets (no bias, no normaliser)."""
@@ -233,6 +234,34 @@ class Snapshot:
     def __call__(self, view: View) -> Edit:
         """No value changes."""
         return Edit(snapshot=self.store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopt:
+    """Put the final weights of another run of the same network into a store: a teacher, or what to go back to.
+
+    ``run`` is its folder, from the working directory.
+    """
+
+    store: str
+    run: str
+
+    select = None
+    needs = ()
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The store."""
+        return (self.store,)
+
+    @property
+    def label(self) -> str:
+        """What it does, in a few words."""
+        return f"take {self.store} from run {PurePath(self.run).name}"
+
+    def __call__(self, view: View) -> Edit:
+        """No value changes."""
+        return Edit(adopt={self.store: self.run})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ class IterativePruning:
     (``scope="global"``) or of each tensor; whatever is left, biases, normalisers and their statistics included, goes
     back to what it was at ``rewind_epochs`` of level 0; what is pruned is held at zero in masters, copies and moments;
     and the level trains on from there, under the rest of the same curve. ``rewind_epochs`` = 0 goes back to the
-    initialisation. Published (ResNet-20, CIFAR-10): 160 epochs a level, rate 0.2, rewinding to about step 500.
+    initialisation. With ``drops``, shares of a level, the rate falls tenfold at each in place of a cosine. Published
+    (ResNet-20, CIFAR-10): 160 epochs a level, drops at 1/2 and 3/4, rate 0.2, rewinding to about step 500.
 
     Controls: "reinit" trains the mask from a new draw in place of the rewound weights; "random" shuffles each tensor's
     mask, so that layers keep their sparsity and lose the places. ``repeat_order`` gives every level the same order of
@@ -44,6 +45,7 @@ class IterativePruning:
     rate: float = 0.2
     scope: Literal["global", "tensor"] = "global"
     rewind_epochs: float = 0
+    drops: tuple[float, ...] = ()
     control: Literal["none", "reinit", "random"] = "none"
     repeat_order: bool = False
 
@@ -73,6 +75,8 @@ class IterativePruning:
     def plan(self) -> tuple[Phase, ...]:
         """Level 0 up to the rewind point and from there on; then one phase a level."""
         whole = cosine(self.warmup_epochs)
+        if self.drops:
+            whole = replace(whole, shape="step", drops=self.drops)
         dense: tuple[Operation, ...] = (KeepMask(store=MASK, source=Everything()), Snapshot(store=REWIND))
         prune = [self._prune() if level + 1 < self.generations else () for level in range(self.generations)]
         rest = Length(epochs=self.epochs - self.rewind_epochs)

@@ -95,7 +95,11 @@ def adjust(
         _check_shared(shared, comparison.arms)
         changed = {name: override(recipe, shared, f"arms.{name}.") for name, recipe in comparison.arms.items()}
         comparison = replace(comparison, arms=changed)
-    return replace(comparison, base=replace(comparison.base, task=anchored(comparison.base.task)))
+    return replace(
+        comparison,
+        base=replace(comparison.base, task=anchored(comparison.base.task)),
+        arms={name: anchored(recipe) for name, recipe in comparison.arms.items()},
+    )
 
 
 def _check_shared(keys: Iterable[str], arms: Mapping[str, Any]) -> None:

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from llf_ray.config import nearest
 from llf_ray.data.base import PATH, RUN_PATH, found, located
 
-__all__ = ["Fresh", "FromFile", "FromRun", "Pretrained", "Start", "fitting", "load_into", "starting_weights"]
+__all__ = [
+    "Fresh",
+    "FromFile",
+    "FromRun",
+    "Pretrained",
+    "Start",
+    "fitting",
+    "load_into",
+    "same_network",
+    "starting_weights",
+]
 
 Head: TypeAlias = Literal["same", "fresh"]
 
@@ -107,13 +117,25 @@ def fitting(network: nn.Module, start: Start, head: tuple[str, ...]) -> dict[str
     # counters of batches that older files lack: nothing reads them as long as statistics are running means
     counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     values = {**counters, **values}
-    problems = _problems(own, values)
+    problems = _problems(own, values, " (a classifier of another size: head=fresh)")
     if problems:
         raise ValueError(f"{weights_file(start)} does not fit the model: {'; '.join(problems)}")
     return values
 
 
-def _problems(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> list[str]:
+def same_network(network: nn.Module, start: Start) -> None:
+    """Raise unless a start's file holds the weights of this very network, names and shapes.
+
+    Raises:
+        ValueError: in one line, which tensors are missing, not in the model, or of another shape. FileNotFoundError:
+            there is no file.
+    """
+    problems = _problems(network.state_dict(), starting_weights(start) or {})
+    if problems:
+        raise ValueError(f"{weights_file(start)} is not of this network: {'; '.join(problems)}")
+
+
+def _problems(own: Mapping[str, Tensor], values: Mapping[str, Tensor], advice: str = "") -> list[str]:
     missing = [name for name in own if name not in values]
     extra = [name for name in values if name not in own]
     shapes = [
@@ -124,11 +146,13 @@ def _problems(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> list[s
     problems = []
     if missing:
         near = nearest(missing[0], extra)
-        problems.append(f"missing {_some(missing)}" + (f" (the file has {near!r}: see rename)" if near else ""))
+        problems.append(
+            f"missing {_some(missing)}" + (f" (the file has {near!r}: see rename)" if near and advice else "")
+        )
     if extra:
         problems.append(f"not in the model: {_some(extra)}")
     if shapes:
-        problems.append(f"other shapes: {_some(shapes)} (a classifier of another size: head=fresh)")
+        problems.append(f"other shapes: {_some(shapes)}{advice}")
     return problems
 
 

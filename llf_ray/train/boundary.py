@@ -17,8 +17,10 @@ from llf_ray.forget.draw import key_of
 from llf_ray.forget.edit import Change, Edit, Operation, View
 from llf_ray.forget.groups import Group, Slot
 from llf_ray.nn.channels import kept_channels
+from llf_ray.nn.paths import effective
 from llf_ray.plan import Answer, Generate, Pass, Phase, operations_of, spans
 from llf_ray.run import RunConfig, group_rules
+from llf_ray.tasks.start import FromRun, starting_weights
 from llf_ray.train.batches import phase_batches
 from llf_ray.train.state import Hopeless, Run, Stand, Stores, write_data, write_store
 
@@ -70,6 +72,7 @@ def view_of(
         fresh=fresh,
         stores=stores,
         channels=channels if example is not None else None,
+        shards=None if isinstance(values, Mapping) else values,
         seed=config.seed,
         key=key,
         generation=generation,
@@ -167,11 +170,8 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
             records.append(_record(operation, stand.step, generation, key, ()))
             continue
         if isinstance(operation, Pass):
-            records.append(
-                _record(
-                    operation, stand.step, generation, key, _passed(run, operation, index, open_stores, engine, team)
-                )
-            )
+            passed = _passed(run, operation, index, open_stores, engine, team)
+            records.append(_record(operation, stand.step, generation, key, passed))
             continue
         edit = _call(operation, view_of(engine, run.config, run.slots, open_stores, key, generation))
         touched = apply_edit(engine, edit, averaged=run.config.optim.averaged is not None)
@@ -181,7 +181,10 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
         if edit.snapshot is not None:
             stores[edit.snapshot] = f"stores/{edit.snapshot}-{stand.step:08d}"
             write_store(run.folder, stores[edit.snapshot], engine, team, None)
-        records.append({**_record(operation, stand.step, generation, key, touched), **_live(edit)})
+        for name, source in edit.adopt.items():
+            stores[name] = f"stores/{name}-{stand.step:08d}"
+            write_store(run.folder, stores[name], engine, team, None, values=starting_weights(FromRun(run=source)))
+        records.append({**_record(operation, stand.step, generation, key, touched), **_live(edit, run.config, team)})
     entered = [index for side, index in answer.boundary if side == "entry"]
     if any(run.plan.phases[index].optimizer == "rebuild" for index in entered):
         engine.fresh_optimizer()
@@ -236,15 +239,32 @@ def _call(operation: Any, view: View) -> Edit:
     return op(view)
 
 
-def _live(edit: Edit) -> dict[str, Any]:
-    """Of each mask that is stored: how many entries are live, and how many there are."""
+def _live(edit: Edit, config: RunConfig, team: Team) -> dict[str, Any]:
+    """Of each mask that is stored: how many entries are live, and how many there are; on rank 0, whose record it is,
+    also how many lie on a path from input to output.
+    """
     if not edit.masks:
         return {}
     counts = {
         name: [sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())]
         for name, masks in edit.masks.items()
     }
-    return {"masks": counts}
+    reached = {name: _effective(masks, config) for name, masks in edit.masks.items()} if team.rank == 0 else {}
+    return {"masks": counts, "effective": {name: number for name, number in reached.items() if number is not None}}
+
+
+def _effective(masks: Mapping[str, Tensor], config: RunConfig) -> int | None:
+    """None where a task shows no example of its input, or its network takes no other weights than its own."""
+    example = getattr(config.task, "example", None)
+    if example is None:
+        return None
+    network = config.task.initial(0)
+    parameters = dict(network.named_parameters())
+    try:
+        found = effective(network, example(), {name: mask for name, mask in masks.items() if name in parameters})
+    except (RuntimeError, ValueError, TypeError, AttributeError):  # a number for the record ends no run
+        return None
+    return sum(int(mask.sum()) for mask in found.values())
 
 
 def _record(

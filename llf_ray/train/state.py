@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llf_ray.engine.base import Engine
-from llf_ray.engine.pieces import Pieces, SavedWeights
+from llf_ray.engine.pieces import Pieces, PiecesWriter, SavedWeights
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Group, Slot
 from llf_ray.journal import replace_text
@@ -325,9 +325,22 @@ class _Masks(Mapping[str, Tensor]):
         return name in self._file.keys()  # noqa: SIM118 (not a mapping)
 
 
-def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:
-    """Every rank calls: keep masks (rank 0 writes) or, without masks, a snapshot (every rank writes its part)."""
-    if masks is None:
+def write_store(
+    run_folder: Path,
+    path: str,
+    engine: Engine,
+    team: Team,
+    masks: Mapping[str, Tensor] | None,
+    *,
+    values: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Every rank calls: keep masks or the weights in ``values`` (rank 0 writes) or, without either, a snapshot (every
+    rank writes its part).
+    """
+    if values is not None:
+        given = values
+        _write_folder(run_folder / path, team, lambda folder: _save_values(folder, given, engine, team))
+    elif masks is None:
         _write_folder(run_folder / path, team, engine.save_weights)
     else:
         small = {name: mask.to(torch.uint8) for name, mask in masks.items()} if team.rank == 0 else {}
@@ -344,6 +357,15 @@ def _save(folder: Path, name: str, tensors: Mapping[str, Tensor], team: Team) ->
         return []
     save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / name)
     return [name]
+
+
+def _save_values(folder: Path, values: Mapping[str, Tensor], engine: Engine, team: Team) -> list[str]:
+    if team.rank != 0:
+        return []
+    writer = PiecesWriter()
+    for name, value in values.items():
+        writer.add("buffer" if name in engine.buffers else "weight", name, 0, value, tuple(value.shape))
+    return [writer.write(folder, 0, 1)]
 
 
 def _write_folder(folder: Path, team: Team, write: Callable[[Path], list[str]]) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -30,6 +31,7 @@ from llf_ray.engine.local import LocalEngine
 from llf_ray.engine.pieces import Pieces
 from llf_ray.engine.team import Team
 from llf_ray.forget.groups import Group
+from llf_ray.forget.largest import largest
 
 Batch = tuple[Tensor, Tensor]
 
@@ -555,6 +557,39 @@ def held_entries_stay_zero(lab: Lab) -> None:
     assert bool((engine.read("conv.weight")[~masks["conv.weight"]] != 0).any())
 
 
+def magnitudes_are_counted_where_they_lie(lab: Lab) -> None:
+    """A global magnitude mask is that of a stable sort of the full weights, which no rank reads where it
+    has but a part.
+    """
+    engine = lab.make()
+    lab.run(engine, range(2))
+    for name in ("conv.weight", "middle.weight", "head.weight"):  # many ties, across tensors and ranks
+        engine.write(name, (engine.read(name) * 20).round() / 20)
+    full = {name: engine.read(name).cpu() for name in engine.names}
+    generator = torch.Generator().manual_seed(4)
+    live = {name: torch.rand(value.shape, generator=generator) < 0.7 for name, value in full.items()}
+    alive = torch.cat([mask.reshape(-1) for mask in live.values()])
+    sizes = torch.cat([value.reshape(-1) for value in full.values()]).abs().masked_fill(~alive, -1)
+    order = sizes.argsort(descending=True, stable=True)
+    read, asked = engine.read, list[str]()
+
+    def watched(name: str, **how: Any) -> Tensor:
+        asked.append(name)
+        return read(name, **how)
+
+    engine.read = watched
+    for keep in (0.0, 0.3, 0.5, 0.51, 0.8, 1.0):
+        kept = torch.zeros_like(alive)
+        kept[order[: int(alive.sum()) - math.ceil(round((1 - keep) * int(alive.sum()), 6))]] = True
+        found = largest(engine, engine.names, keep, live.__getitem__)
+        assert torch.equal(torch.cat([found[name].reshape(-1) for name in engine.names]), kept), keep
+        assert all(mask.shape == full[name].shape for name, mask in found.items())
+    engine.read = read
+    assert not asked or not engine._split or engine._full_copy("conv.weight") is not None
+    count = engine.tally([*engine.names, *engine.buffers], lambda name, start, part: torch.tensor(part.numel()))
+    assert int(count) == sum(value.numel() for value in weights(engine).values()), "each entry counts once"
+
+
 def averages_are_those_written_by_hand(lab: Lab) -> None:
     engine = lab.make(replace(SGD, averaged=0.8))
     by_hand = {name: value.clone() for name, value in weights(engine).items()}
@@ -859,6 +894,7 @@ CHECKS: tuple[Callable[[Lab], None], ...] = (
     rates_and_rules_reach_the_step,
     new_rules_leave_moments_and_counts,
     held_entries_stay_zero,
+    magnitudes_are_counted_where_they_lie,
     averages_are_those_written_by_hand,
     clipping_is_torchs,
     accumulation_equals_one_big_batch,

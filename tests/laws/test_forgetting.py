@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from llf_ray.display import operation_words
+from llf_ray.nn.paths import effective
 from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.dense_sparse import DenseSparse
@@ -20,6 +22,7 @@ from llf_ray.recipes.pruning import MASK, IterativePruning
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
+from llf_ray.tracking import named_values
 from llf_ray.train.state import Stores, load_stand, newest
 from tests.local import ADAMW, PER_EPOCH, Watch, changed, final, journal, same_bits, settings, watched, whole
 from tests.toy import Toy
@@ -169,6 +172,36 @@ def test_masks_of_a_run_are_kept_with_it(tmp_path: Path) -> None:
     sizes = [weights[name].numel() for name in WEIGHTS]
     assert sum(int(masks[name].sum()) for name in WEIGHTS) == pytest.approx(recipe.density * sum(sizes), abs=2)
     assert all(torch.equal(weights[name] != 0, masks[name]) for name in WEIGHTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown(Toy):
+    """The toy that shows an example of its input."""
+
+    def example(self) -> Tensor:
+        return torch.zeros(1, 1, 16, 16)
+
+
+def test_effective_weights_are_on_record_beside_the_live_ones(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=4, epochs=1, warmup_epochs=0, rate=0.6)
+    folder = whole(settings(recipe, task=Shown()), tmp_path / "run")
+    records = [record for record in journal(folder, "operation") if "masks" in record]
+    live, reached = ([record[key][MASK] for record in records] for key in ("masks", "effective"))
+    assert reached[0] == live[0][0] == live[0][1], "a dense network has no dead end"
+    assert all(number <= count for number, (count, _) in zip(reached, live, strict=True))
+    last = newest(folder / "checkpoints")[0]
+    assert last is not None
+    masks = Stores(folder, load_stand(last).stores)[MASK]
+    by_hand = effective(Toy().initial(0), torch.ones(1, 1, 16, 16), dict(masks))
+    assert reached[-1] == sum(int(mask.sum()) for mask in by_hand.values())
+    named = named_values(records[-1])
+    assert named[f"mask/{MASK}/live"] == live[-1][0] / live[-1][1]
+    assert named[f"mask/{MASK}/effective"] == reached[-1] / live[-1][1]
+    said = operation_words(records[-1])
+    assert f"{live[-1][0]:,} of 381 live" in said
+    assert said.endswith("% on a path to the output")
+    plain = journal(whole(settings(recipe), tmp_path / "plain"), "operation")
+    assert all(record["effective"] == {} for record in plain if "masks" in record), "nobody shows an input"
 
 
 # -------------------------------------------------------------------------------------------------- dense-sparse-dense
