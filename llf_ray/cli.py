@@ -621,6 +621,53 @@ def ensemble(run: str, folder: Path) -> None:
 
 
 @main.command()
+@run_argument
+@click.argument("measures", nargs=-1, metavar="[MEASURE]...")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="FILE[:NAME]",
+    help='Other data, for transfer and few-shot: a Python file with `targets = {"name": data}`, or a job. Repeatable.',
+)
+@click.option("--shots", metavar="A,B", help="Examples of a class that a few-shot head sees  [default: 5,20,50]")
+@click.option("--episodes", type=int, help="Few-shot problems  [default: 600]")
+@click.option("--images", type=int, help="Training images of curvature and norms  [default: 1024]")
+@click.option("--seed", type=int, help="Of images, episodes and heads  [default: 0]")
+@runs_option
+def measure(run: str, measures: tuple[str, ...], targets: tuple[str, ...], folder: Path, **settings: Any) -> None:
+    """Measure a finished run, or every training of a comparison, at its last step.
+
+    MEASURES are depth, curvature, norms, calibration, transfer, few-shot; without any, all that the data are there for.
+    What was measured before and has not changed is read back.
+    """
+    from llf_ray.studies import measure as study
+    from llf_ray.studies.compare import is_comparison
+
+    found = _find(run, folder)
+    others = study.read_targets(targets)
+    names = study.chosen(measures, others)
+    given = {name: str(value) for name, value in settings.items() if value is not None}
+    protocol = override(study.Protocol(), given)
+
+    def tell(line: str) -> None:
+        click.echo(f"{line} ...", err=True)
+
+    if is_comparison(found):
+        every = _checked(lambda: study.measure_comparison(found, names, protocol, others, tell))
+        parts = study.report_comparison(found.name, every)
+    else:
+        taken = _checked(lambda: study.measure_run(study.open_subject(found), names, protocol, others, tell))
+        parts = study.report(found.name, taken)
+    console = _console()
+    for part in parts:
+        console.print(part)
+    click.echo(f"written: {found / study.FOLDER}")
+    if problem := study.publish_measures(found):
+        click.echo(f"llf-ray: {problem}", err=True)
+
+
+@main.command()
 def version() -> None:
     """Versions of this package and of what it stands on."""
     from importlib.metadata import PackageNotFoundError

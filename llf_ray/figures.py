@@ -24,7 +24,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from llf_ray.config import shortened
 from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
 
-__all__ = ["Arm", "Band", "Lane", "Line", "Marks", "Timeline", "comparison", "draw_run", "timeline"]
+__all__ = [
+    "Arm",
+    "Band",
+    "Lane",
+    "Line",
+    "Marks",
+    "Timeline",
+    "comparison",
+    "depths",
+    "draw_run",
+    "reliability",
+    "timeline",
+]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -688,3 +700,77 @@ def _range(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
     values = [value for step, value in points if step >= last / 6]
     room = max(0.02, 0.06 * (max(values) - min(values)))
     return min(values) - room, max(values) + room
+
+
+# ------------------------------------------------------------------------------------------------------------- measures
+
+
+def depths(title: str, histograms: Mapping[str, Sequence[int]], probes: Sequence[str], path: Path) -> Path:
+    """Draw shares of examples by prediction depth, several networks over one another; their means as lines with values.
+
+    Args:
+        title: of the picture.
+        histograms: examples of each depth, 0 to the number of probes, by the network's name.
+        probes: names of the probes, in order.
+        path: where to.
+    """
+    with _drawing(path, max(7.0, 1.6 + 0.55 * (len(probes) + 1)), 4.4) as figure:
+        ax = figure.subplots()
+        looks = _looks(list(histograms))
+        edges = np.arange(len(probes) + 2) - 0.5
+        for label, counts in histograms.items():
+            shares = np.asarray(counts) / sum(counts)
+            mean = float(shares @ np.arange(len(shares)))
+            look = looks[label]
+            name = f"{shortened(label, 40)}: mean {mean:.2f}"
+            ax.stairs(shares, edges, color=look["color"], alpha=0.15 if len(histograms) < 4 else 0.06, fill=True)
+            ax.stairs(shares, edges, linewidth=2.0, label=name, **look)
+            ax.axvline(mean, ymax=0.97, linewidth=1.2, alpha=0.9, **look)
+        names = [*probes, "none"]
+        labels = [f"{number}  {shortened(name, 16)}" for number, name in enumerate(names)]
+        ax.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_xlim(-0.6, len(names) - 0.4)
+        ax.set_title(shortened(title, 80))
+        ax.set_xlabel("depth: the first probe from which on all agree with the network")
+        ax.set_ylabel("share of examples")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, "accuracy")))
+        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        ax.set_ylim(0, ax.get_ylim()[1] * (1.04 + 0.07 * len(histograms)))
+        ax.legend(loc="upper left", handlelength=2.6)
+    return path
+
+
+def reliability(title: str, bins: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> Path:
+    """Draw accuracy by confidence, and below it where the confidence lies; on the diagonal a network is calibrated.
+
+    Args:
+        title: of the picture.
+        bins: examples, mean confidence and accuracy of each bin of equal width, by the network's name.
+        path: where to.
+    """
+    with _drawing(path, 5.6, 6.0) as figure:
+        above, below = figure.subplots(2, 1, height_ratios=[3.2, 1.0], sharex=True)
+        looks = _looks(list(bins))
+        above.plot([0, 1], [0, 1], color="#999999", linewidth=1.0, linestyle=(0, (4, 3)), label="calibrated")
+        for label, own in bins.items():
+            counts = np.array([number for number, _, _ in own])
+            there = [(confidence, accuracy) for number, confidence, accuracy in own if number]
+            gap = sum(number * abs(accuracy - confidence) for number, confidence, accuracy in own) / counts.sum()
+            name = f"{shortened(label, 30)}: error {100 * gap:.1f} %"
+            above.plot(*zip(*there, strict=True), marker="o", markersize=4.5, linewidth=1.8, label=name, **looks[label])
+            edges = np.linspace(0, 1, len(own) + 1)
+            shares = counts / counts.sum()
+            below.stairs(shares, edges, color=looks[label]["color"], alpha=0.12, fill=True)
+            below.stairs(shares, edges, linewidth=1.6, **looks[label])
+        above.set_title(shortened(title, 60))
+        above.set_ylabel("accuracy")
+        above.legend(loc="upper left", handlelength=2.6)
+        above.set_ylim(0, 1.02)
+        below.set_xlim(0, 1)
+        below.set_xlabel("confidence")
+        below.set_ylabel("share of examples", fontsize=9)
+        for axis in (above.yaxis, below.yaxis, below.xaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, "accuracy")))
+        for ax in (above, below):
+            ax.grid(color="#e6e6e6", linewidth=0.8)
+    return path

@@ -171,8 +171,8 @@ class Journal:
     """The one writer of a journal. Opening reads what is there, so a restarted writer drops what it has
     already written.
 
-    What counts as the same: the same metric at the same step (within "metrics", and within each role of
-    "score"); the same phase index, operation (of one generation) or checkpoint folder at the same step. Of a
+    What counts as the same: the same metric at the same step (within "metrics", each role of "score" and each
+    "measure"); the same phase index, operation (of one generation) or checkpoint folder at the same step. Of a
     repeat the first stays. States and notes are always kept. A last line that a crash has torn is cut off.
     Every whole line is with the kernel when `append` returns, and on the disk for all but metrics.
     """
@@ -253,6 +253,8 @@ def _scope(record: Mapping[str, Any]) -> str | None:
     """Within what a record's values are unique per step, or None where it has no values."""
     if record["kind"] == "metrics":
         return "metrics"
+    if record["kind"] == "measure":
+        return f"measure/{record['measure']}"
     return f"score/{record['role']}" if record["kind"] == "score" else None
 
 
@@ -428,6 +430,8 @@ class RunSummary:
     mlflow_run_id: str | None = None
 
     def see(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == "measure":
+            return  # taken of the weights when the run is over: no news of the run
         moment = record.get("time") or None
         if moment is not None:
             self.started = moment if self.started is None else self.started

@@ -73,14 +73,16 @@ class Point:
 
 
 def named_values(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a journal record gives MLflow: "metrics" as they are, scores below their role, phases and
-    operations below their kind.
+    """What a journal record gives MLflow: "metrics" as they are, scores below their role, phases,
+    operations and measures below their kind.
     """
     kind = record["kind"]
     if kind == "metrics":
         return dict(record["values"])
     if kind == "score":
         return {f"{record['role']}/{name}": value for name, value in record["values"].items()}
+    if kind == "measure":
+        return {f"measure/{record['measure']}/{name}": value for name, value in record["values"].items()}
     if kind == "phase":
         named = {"begun/phase": record["index"], "begun/generation": record.get("generation")}
         return named | {f"begun/direction/{group}": value for group, value in record.get("directions", {}).items()}
@@ -452,7 +454,7 @@ class Sender:
 
     def finish(self) -> None:
         """Send figures and the final model, and say how the run ended."""
-        folders = [self.run_folder / name for name in ("figures", "final", "tables")]
+        folders = [self.run_folder / name for name in ("figures", "final", "tables", "measures")]
         files = sorted(path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file())
         self._send_files([str(path.relative_to(self.run_folder)) for path in files])
         now = summary(self.run_folder)

@@ -41,7 +41,8 @@ def knn_predictions(
 ) -> Tensor:
     """The most frequent class among the ``k`` nearest bank entries (Euclidean), (N,); ties go to the lower class.
 
-    Exact, ``block`` queries at a time: memory beside the features is that of one (block, M) matrix of distances.
+    Exact, ``block`` queries at a time: memory beside the features is that of one (block, M) matrix of distances and
+    of the search in it, 0.4 GB for a bank of 50,000; the features of 50,000 examples, 2,048 each, are another 0.4 GB.
 
     Args:
         bank: features, (M, D).
@@ -58,12 +59,13 @@ def knn_predictions(
     if bank.shape[0] - leave_one_out < k:
         raise ValueError(f"k = {k}: the bank has {bank.shape[0]} entries" + ", one of them the query" * leave_one_out)
     number = classes or int(labels.max()) + 1
-    squares = bank.square().sum(1)
+    squares = torch.cat([part.square().sum(1) for part in bank.split(block)])  # not of all at once: that is a copy
+    memory = bank.new_empty(min(block, queries.shape[0]), bank.shape[0])  # one for all blocks
     found = []
     for start in range(0, queries.shape[0], block):
         part = queries[start : start + block]
         # of |q - b|^2 what does not depend on b is left out: the order is the same
-        distances = torch.addmm(squares[None], part, bank.T, alpha=-2.0)
+        distances = torch.addmm(squares[None], part, bank.T, alpha=-2.0, out=memory[: part.shape[0]])
         if leave_one_out:
             own = torch.arange(start, start + part.shape[0], device=bank.device)
             distances[torch.arange(part.shape[0], device=bank.device), own] = torch.inf
