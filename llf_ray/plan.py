@@ -18,6 +18,8 @@ from typing import Literal, Protocol
 from llf_ray.config import SettingError, check, check_number, to_plain
 
 __all__ = [
+    "FREEZE",
+    "RECALIBRATE",
     "Answer",
     "Curve",
     "Cut",
@@ -47,6 +49,11 @@ __all__ = [
 ]
 
 
+# passes that tasks on images offer
+FREEZE = "freeze the normaliser behind"
+RECALIBRATE = "recalibrate statistics"
+
+
 class Selection(Protocol):
     """A named set of parameters, resolved against a model's ordered layers (`llf_ray.forget.groups`)."""
 
@@ -65,7 +72,8 @@ class Operation(Protocol):
 class Generate:
     """An operation that the task carries out: make data with the weights as they are, into a store to train on.
 
-    ``what`` is the task's own name for them, for example transcripts of the games that were won.
+    ``what`` is the task's own name for them, for example transcripts of the games that were won; how many there will
+    be is known beforehand, since the plan's lengths follow from it.
     """
 
     what: str
@@ -88,19 +96,29 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """An operation that the task carries out: run batches, to recalibrate statistics or to freeze a normaliser."""
+    """An operation that the task carries out: run batches, to recalibrate statistics or to freeze a normaliser.
+
+    ``what`` is the task's own name for it, ``where`` a module for what is done to one. The batches are the first of
+    the phase's own data in this generation, the same on every rank, so what comes of them does not depend on the
+    number of workers.
+    """
 
     what: str
+    where: str = ""
     batches: int = 1
 
     select = None
     needs = ()
     makes = ()
 
+    def __post_init__(self) -> None:
+        check_number("batches", self.batches, low=1)
+
     @property
     def label(self) -> str:
         """What it does, in a few words."""
-        return f"{self.what} on {self.batches} batch{'es' * (self.batches > 1)}"
+        there = f" {self.where}" if self.where else ""
+        return f"{self.what}{there} on {self.batches} batch{'es' * (self.batches > 1)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,21 +236,24 @@ class DataRule:
     """What a phase trains on: a share of the task's training part, or what an earlier phase generated into a store.
 
     A share is the first part of one fixed order, so shares grow into one another. ``repeat_order`` gives every
-    generation the same order and augmentation.
+    generation the same order and augmentation. ``batch`` is the items of one optimizer step, over all workers, where
+    it is not the run's.
     """
 
     source: str = "task"
     share: float = 1.0
     repeat_order: bool = False
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         check_number("share", self.share, above=0, high=1)
+        check_number("batch", self.batch, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a phase learns when it is not the task's own loss: from a teacher in a store, or by imitation of a data
-    store.
+    """What a phase learns when it is not the task's own loss: in part from a teacher in a store ("distil"), or by
+    imitation of its data, which an earlier phase generated ("imitate").
     """
 
     kind: Literal["task", "distil", "imitate"] = "task"
@@ -241,10 +262,10 @@ class Objective:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if (self.kind == "task") != (self.teacher == ""):
+        if (self.kind == "distil") != (self.teacher != ""):
             raise SettingError(
                 f"teacher = {self.teacher!r}: kind = {self.kind!r} "
-                + ("has none" if self.kind == "task" else "needs one")
+                + ("needs one" if self.kind == "distil" else "has none")
             )
         check_number("weight", self.weight, low=0, high=1)
         check_number("temperature", self.temperature, above=0)
@@ -370,7 +391,14 @@ class Answer:
     cuts: tuple[Cut, ...] = ()
 
 
-def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[str, int] | None = None) -> Plan:
+def compute(
+    phases: Sequence[Phase],
+    *,
+    num_items: int,
+    batch: int,
+    sizes: Mapping[str, int] | None = None,
+    ask_at_least: int = 1,
+) -> Plan:
     """Lengths in epochs become optimizer steps.
 
     Args:
@@ -378,6 +406,7 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
         num_items: size of the task's training part.
         batch: items of one optimizer step, over all workers and micro-batches.
         sizes: items of the data stores that phases train on, by name.
+        ask_at_least: the fewest steps between two questions; where an epoch is shorter, several go by.
 
     Raises:
         SettingError: a value that does not fit its field, a phase whose data hold less than one batch, an impossible
@@ -387,18 +416,20 @@ def compute(phases: Sequence[Phase], *, num_items: int, batch: int, sizes: dict[
     for phase in phases:
         check(phase, f"phase {phase.name!r} of generation {phase.generation}: ")
         items = num_items if phase.data.source == "task" else (sizes or {}).get(phase.data.source, num_items)
-        per_epoch = math.floor(items * phase.data.share + 1e-9) // batch
+        of_step = phase.data.batch or batch
+        per_epoch = math.floor(items * phase.data.share + 1e-9) // of_step
         if per_epoch < 1:
             raise SettingError(
                 f"phase {phase.name!r} of generation {phase.generation}: {math.floor(items * phase.data.share)} items "
-                f"are less than one batch of {batch}; lower engine.batch or give it more data"
+                f"are less than one batch of {of_step}; lower engine.batch or give it more data"
             )
         epoch_steps.append(per_epoch)
+    longest = max(epoch_steps, default=1)
     plan = Plan(
         phases=tuple(phases),
         steps=_in_steps(phases, epoch_steps, num_items // batch),
         epoch_steps=tuple(epoch_steps),
-        ask_every=max(epoch_steps, default=1),
+        ask_every=longest * math.ceil(ask_at_least / longest),
     )
     check_plan(plan)
     return plan
@@ -447,10 +478,13 @@ def check_plan(plan: Plan) -> None:
         for name in phase.hold:
             _check_store(name, ("masks",), made, f"{where}: hold")
         if phase.objective.teacher:
-            kind = phase.objective.kind
-            # a network is imitated as it was, or what it once said
-            teachers = ("weights", "data") if kind == "imitate" else ("weights",)
-            _check_store(phase.objective.teacher, teachers, made, f"{where}: objective {kind!r}")
+            _check_store(phase.objective.teacher, ("weights",), made, f"{where}: objective {phase.objective.kind!r}")
+        if phase.objective.kind == "imitate" and phase.data.source == "task":
+            known = ", ".join(repr(store) for store, kind in sorted(made.items()) if kind == "data") or "none"
+            raise SettingError(
+                f"{where}: objective 'imitate' learns from data that an earlier phase generated; set data.source "
+                f"(made: {known})"
+            )
         if phase.data.source != "task":
             _check_store(phase.data.source, ("data",), made, f"{where}: training")
         for operation in phase.exit:
@@ -576,13 +610,13 @@ def selections_of(plan: Plan) -> tuple[Selection, ...]:
 
 
 def operations_of(plan: Plan, answer: Answer) -> list[tuple[str, int, Operation]]:
-    """The operations of one boundary, in order: (key of its draws, generation, operation).
+    """The operations of one boundary, in order: (key of its draws, phase it belongs to, operation).
 
     The key holds the phase's name and the place in its list, not the phase's number, so that a longer plan draws the
     same values.
     """
     return [
-        (f"{plan.phases[index].name}/{side}/{place}", plan.phases[index].generation, operation)
+        (f"{plan.phases[index].name}/{side}/{place}", index, operation)
         for side, index in answer.boundary
         for place, operation in enumerate(getattr(plan.phases[index], side))
     ]

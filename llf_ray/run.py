@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,18 @@ from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, select
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
 
-__all__ = ["Checkpoints", "Comparison", "Prepared", "Resources", "RunConfig", "group_labels", "group_rules", "prepare"]
+__all__ = [
+    "Checkpoints",
+    "Comparison",
+    "Prepared",
+    "Resources",
+    "RunConfig",
+    "batch_of",
+    "group_labels",
+    "group_rules",
+    "kernel_shares",
+    "prepare",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +170,16 @@ def prepare(config: RunConfig) -> Prepared:
     except SettingError as error:
         raise SettingError(f"engine.{error}") from None
     config.task.prepare()
-    plan = compute(_phases(config.recipe), num_items=config.task.num_items("train"), batch=config.engine.batch)
+    phases = _phases(config.recipe)
+    for phase in phases:
+        _check_offered(phase, config)
+    plan = compute(
+        phases,
+        num_items=config.task.num_items("train"),
+        batch=config.engine.batch,
+        sizes=_store_sizes(phases, config.task),
+        ask_at_least=getattr(config.task, "ask_at_least", 1),
+    )
     skeleton = _skeleton(config)
     slots = layout(skeleton)
     selections = selections_of(plan)
@@ -167,7 +187,6 @@ def prepare(config: RunConfig) -> Prepared:
     for selection in selections:
         _check_selection(selection, slots, config)
     for phase in plan.phases:
-        _check_offered(phase, config.task)
         _check_disjoint(phase, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
     touched = [getattr(op, "select", None) for phase in plan.phases for op in (*phase.entry, *phase.exit)]
@@ -247,17 +266,42 @@ def _check_labels(selections: Sequence[object]) -> None:
             raise SettingError("no group may be called 'rest': that is every parameter without a rule")
 
 
-def _check_offered(phase: Phase, task: Task) -> None:
-    """What a plan can say and this task does not do."""
-    wanted = [f"data from {phase.data.source!r}"] if phase.data.source != "task" else []
-    offered = phase.objective.kind == "task" or (phase.objective.kind == "distil" and hasattr(task, "distil"))
-    wanted += [] if offered else [f"objective {phase.objective.kind!r}"]
-    wanted += [repr(op.label) for op in (*phase.entry, *phase.exit) if isinstance(op, Generate | Pass)]
-    if wanted:
-        raise SettingError(
-            f"phase {phase.name!r} of generation {phase.generation}: {wanted[0]} needs a task that offers it, "
-            f"and {type(task).__name__} does not"
-        )
+def _check_offered(phase: Phase, config: RunConfig) -> None:
+    """What a plan can say and this task does not do, or not with these workers."""
+    task: Any = config.task
+    where = f"phase {phase.name!r} of generation {phase.generation}"
+    deeds = [op for op in (*phase.entry, *phase.exit) if isinstance(op, Generate | Pass)]
+    needs = {
+        **{repr(op.label): "generate" if isinstance(op, Generate) else "run_pass" for op in deeds},
+        **({f"data from {phase.data.source!r}": "stored_batches"} if phase.data.source != "task" else {}),
+        **({f"objective {phase.objective.kind!r}": phase.objective.kind} if phase.objective.kind != "task" else {}),
+    }
+    for wanted, method in needs.items():
+        if not hasattr(task, method):
+            raise SettingError(f"{where}: {wanted} needs a task that offers it, and {type(task).__name__} does not")
+    try:
+        for op in deeds:
+            task.store_size(op.what) if isinstance(op, Generate) else task.check_pass(op)
+        if phase.data.batch is not None:
+            batch_of(config.engine, config.resources.workers, phase)
+    except SettingError as error:
+        raise SettingError(f"{where}: {error}") from None
+
+
+def batch_of(engine: EngineSettings, workers: int, phase: Phase) -> tuple[int, int]:
+    """Items of one of the phase's optimizer steps, and of one micro-batch of a worker; every phase has the run's number
+    of micro-batches.
+    """
+    if phase.data.batch is None:
+        return engine.batch, divide_batch(engine, workers)[0]
+    own = replace(engine, batch=phase.data.batch, micro_batch=None, accumulation=divide_batch(engine, workers)[1])
+    return own.batch, divide_batch(own, workers)[0]
+
+
+def _store_sizes(phases: Sequence[Phase], task: Any) -> dict[str, int]:
+    """Items of every data store that the phases make."""
+    made = [op for phase in phases for op in (*phase.entry, *phase.exit) if isinstance(op, Generate)]
+    return {op.store: task.store_size(op.what) for op in made}
 
 
 def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:

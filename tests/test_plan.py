@@ -248,7 +248,7 @@ def test_the_key_of_a_draw_does_not_know_how_long_the_plan_is() -> None:
     for count in (3, 4):
         plan = compute(generations[:count], num_items=48, batch=12)
         answer = Schedule(plan).at(8)
-        assert operations_of(plan, answer)[-1] == ("relearn/entry/1", 2, forget)
+        assert operations_of(plan, answer)[-1] == ("relearn/entry/1", answer.position.index, forget)
 
 
 # --------------------------------------------------------------------------------------------------------------- decide

@@ -4,14 +4,17 @@ normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llf_ray.config import SettingError
 from llf_ray.data.order import Draw
+from llf_ray.nn.normaliser import freeze, recalibrate, with_normalisers
+from llf_ray.plan import FREEZE, RECALIBRATE, Pass
 from llf_ray.tasks.base import Role, Tally
 
 SIZES = {"train": 48, "validation": 20, "test": 23}
@@ -41,6 +44,7 @@ class Toy:
 
     noise: float = 1.0
     dropout: bool = False
+    normalised: bool = False  # with a normaliser behind stem and body, which nothing switches on but a pass
     metric: str = "accuracy"
 
     def prepare(self) -> None:
@@ -56,13 +60,13 @@ class Toy:
             torch.manual_seed(seed)
             net = ToyNet()
         net.drop.p = 0.1 if self.dropout else 0.0
-        return net
+        return with_normalisers(net, {"stem": 5, "body": 7}) if self.normalised else net
 
     build = initial
 
     def skeleton(self) -> nn.Module:
         """Names and shapes."""
-        return ToyNet()
+        return with_normalisers(ToyNet(), {"stem": 5, "body": 7}) if self.normalised else ToyNet()
 
     def data(self, role: Role) -> tuple[Tensor, Tensor]:
         """All images and labels of a role."""
@@ -96,6 +100,41 @@ class Toy:
             soft = (teacher(images) / temperature).softmax(1)
         taught = nn.functional.cross_entropy(model(images).float() / temperature, soft) * temperature**2
         return (1 - weight) * own + weight * taught, tallies
+
+    def store_size(self, what: str) -> int:
+        """Any wish is half the training part."""
+        return SIZES["train"] // 2
+
+    def generate(self, model: nn.Module, what: str, seed: int) -> dict[str, Tensor]:
+        """Noise keyed by the seed, and what the network says of it."""
+        random = torch.Generator().manual_seed(seed)
+        images = torch.randn(self.store_size(what), 1, 16, 16, generator=random)
+        device = next(model.parameters()).device
+        return {"images": images, "said": model(images.to(device)).argmax(1)}
+
+    def stored_batches(
+        self, store: Mapping[str, Tensor], draws: Iterable[Draw], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and what was said of them."""
+        for draw in draws:
+            yield store["images"][draw.indices].to(device), store["said"][draw.indices].to(device)
+
+    def imitate(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tally]]:
+        """Cross-entropy with what was said."""
+        return self.loss(model, batch)
+
+    def check_pass(self, operation: Pass) -> None:
+        """Those of images."""
+        if operation.what not in (FREEZE, RECALIBRATE):
+            raise SettingError(f"pass {operation.what!r} does not exist")
+
+    def run_pass(self, model: nn.Module, operation: Pass, batches: Iterable[Any]) -> None:
+        """Statistics anew, or a normaliser that stays."""
+        images = (images for images, _ in batches)
+        if operation.what == RECALIBRATE:
+            recalibrate(model, images)
+        else:
+            freeze(model, operation.where, images)
 
     def score(self, model: nn.Module, batch: Any) -> dict[str, Tally]:
         """Hits and summed loss."""

@@ -143,8 +143,12 @@ def _notes(phase: Phase) -> Iterator[str]:
         yield f"data: {phase.data.share:.0%} of {phase.data.source}"
     if phase.data.repeat_order:
         yield "same order every generation"
-    if phase.objective.kind != "task":
-        yield f"{phase.objective.kind} from {phase.objective.teacher}"
+    if phase.data.batch is not None:
+        yield f"{phase.data.batch} items a step"
+    if phase.objective.kind == "distil":
+        yield f"distil from {phase.objective.teacher}"
+    if phase.objective.kind == "imitate":
+        yield "imitate"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from llf_ray.config import SettingError, nearest, unknown
 from llf_ray.engine.pieces import Pieces, SavedWeights
 from llf_ray.forget.edit import Edit
 from llf_ray.forget.groups import Slot
+from llf_ray.plan import Generate, Pass
 from llf_ray.run import Prepared
 from llf_ray.studies.show import Deed, deeds, table_like
 from llf_ray.tasks.start import FromFile, starting_weights
@@ -105,7 +106,8 @@ def try_operations(prepared: Prepared, saved: Saved, number: int | None = None) 
     Raises:
         SettingError: the plan has no such operation.
     """
-    found = deeds(prepared)
+    # what the task carries out with batches of its data is left to the run
+    found = [deed for deed in deeds(prepared) if not isinstance(deed.operation, Generate | Pass)]
     if not found:
         raise SettingError("the plan has no operation to try: no weight is changed but by training")
     if number is not None and not 1 <= number <= len(found):

@@ -56,9 +56,18 @@ class Task(Protocol):
         """
         ...
 
-    # A task may also offer ``distil(model, teacher, batch, weight, temperature)``, which gives what `loss` gives but
-    # learned in part from another network, for phases with that objective; and ``example()``, an input of the network
-    # with a batch axis of one: masks of kernels and slim networks follow the layers' wiring through it.
+    # What a task may offer beside these; a plan that needs it from one that does not is refused by name:
+    #   ``distil(model, teacher, batch, weight, temperature)`` gives what `loss` gives, learned in part from another
+    #   network; for phases with that objective.
+    #   ``example()`` is an input of the network with a batch axis of one: masks of kernels and slim networks follow the
+    #   layers' wiring through it.
+    #   ``store_size(what)`` says how many items ``generate(model, what, seed)`` will make, or raises a SettingError for
+    #   what it cannot make. Generated data are tensors by name whose first axis is the item; every rank calls, with the
+    #   same weights, and rank 0's are kept. ``stored_batches(store, draws, device)`` turns them into batches as
+    #   `batches` does, for `loss` or for ``imitate(model, batch)``, which gives what `loss` gives.
+    #   ``check_pass(operation)`` raises a SettingError for a pass that it cannot carry out;
+    #   ``run_pass(model, operation, batches)`` changes the model's buffers, never its parameters.
+    #   ``ask_at_least``, the fewest optimizer steps between two questions to the scheduler, for epochs of few steps.
 
     def initial(self, seed: int) -> nn.Module:
         """The model with weights drawn anew, a function of ``seed`` alone: where resets take their values

@@ -15,18 +15,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llf_ray.config import SettingError, check_number
+from llf_ray.config import SettingError, check_number, nearest
 from llf_ray.data.augment import Augment, Scaling, TimmAugment, timm_transform
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, DataSet, Items, Role, Stack, square, stacked
 from llf_ray.data.loading import ImageBatch, from_files, from_memory, mixed
 from llf_ray.data.order import Draw, order
 from llf_ray.data.sample import FashionSample
+from llf_ray.nn.normaliser import freeze, normaliser_of, recalibrate
+from llf_ray.plan import FREEZE, RECALIBRATE, Pass
 from llf_ray.tasks.base import Tally, tally
-from llf_ray.tasks.models import Model, SmallResNet, TimmModel
+from llf_ray.tasks.models import Model, Normalised, SmallResNet, TimmModel
 from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into
 
-__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "Pretrained", "SmallResNet", "TimmModel", "tiny"]
+__all__ = [
+    "Classification",
+    "Fresh",
+    "FromFile",
+    "FromRun",
+    "Normalised",
+    "Pretrained",
+    "SmallResNet",
+    "TimmModel",
+    "tiny",
+]
 
+PASSES = (FREEZE, RECALIBRATE)
 NUM_MEASURED = 512  # images whose pixels give mean and deviation, for sets that are not in memory
 
 
@@ -191,6 +204,28 @@ class Classification:
         own = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
         taught = F.cross_entropy(scores.float() / temperature, soft) * temperature**2
         return (1 - weight) * own + weight * taught, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+
+    def check_pass(self, operation: Pass) -> None:
+        if operation.what not in PASSES:
+            near = nearest(operation.what, PASSES)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise SettingError(f"pass {operation.what!r} does not exist{hint} (there are: {', '.join(PASSES)})")
+        if operation.what == RECALIBRATE:
+            return
+        with torch.device("meta"):
+            network = self.skeleton()
+        if normaliser_of(network, operation.where) is None:
+            raise SettingError(
+                f"{operation.label}: the network has no normaliser behind {operation.where!r}; "
+                f"give it one by task.model = Normalised(model=..., after=({operation.where!r}, ...))"
+            )
+
+    def run_pass(self, model: nn.Module, operation: Pass, batches: Iterable[ImageBatch]) -> None:
+        images = (batch.images for batch in batches)
+        if operation.what == RECALIBRATE:
+            recalibrate(model, images)
+        else:
+            freeze(model, operation.where, images)
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: ImageBatch) -> Mapping[str, Tally]:

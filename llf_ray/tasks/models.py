@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 
 from llf_ray.config import SettingError, check_number, nearest
+from llf_ray.nn.normaliser import widths_behind, with_normalisers
 from llf_ray.nn.resnet import ResNet
 
-__all__ = ["Model", "SmallResNet", "TimmModel"]
+__all__ = ["Model", "Normalised", "SmallResNet", "TimmModel"]
 
 
 class Model(Protocol):
@@ -169,6 +171,51 @@ class TimmModel:
                 f"model: timm's {self.name!r} does not take { ({**drops, **self.options})!r}: {error}"
             ) from None
         return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalised:
+    """A network with a `FrozenNormaliser` behind each of some blocks, for layer-wise re-initialisation.
+
+    They change nothing until a pass of the plan switches them on. ``after`` names the blocks.
+    """
+
+    model: Model
+    after: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Normalised):
+            raise SettingError("model = Normalised(...): normalisers go behind a network's own blocks, once")
+        if not self.after:
+            raise SettingError("after = (): name the blocks that are to have a normaliser behind them")
+
+    def make(self, num_classes: int, channels: int) -> nn.Module:
+        with torch.device("meta"):
+            probe = self.model.make(num_classes, channels)
+            example = torch.empty(2, channels, *_own_size(probe))
+        try:
+            widths = widths_behind(probe, self.after, example)
+        except ValueError as error:
+            raise SettingError(f"after = {self.after!r}: {error}{_nearest_block(self.after, probe)}") from None
+        return with_normalisers(self.model.make(num_classes, channels), widths)
+
+    def head(self, network: nn.Module) -> tuple[str, ...]:
+        return self.model.head(network)
+
+    def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
+        raise SettingError("a network with frozen normalisers cannot be made slim")
+
+
+def _own_size(network: nn.Module) -> tuple[int, int]:
+    """Height and width that a network is made for; any will do where it does not say."""
+    _, high, wide = getattr(network, "default_cfg", {}).get("input_size", (3, 64, 64))
+    return high, wide
+
+
+def _nearest_block(wanted: Sequence[str], network: nn.Module) -> str:
+    names = [name for name, _ in network.named_modules() if name]
+    near = next((nearest(name, names) for name in wanted if name not in names), None)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def check_name(name: str) -> None:

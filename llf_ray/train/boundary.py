@@ -13,12 +13,14 @@ from torch import Tensor
 
 from llf_ray.engine.base import Engine
 from llf_ray.engine.team import Team
+from llf_ray.forget.draw import key_of
 from llf_ray.forget.edit import Change, Edit, Operation, View
 from llf_ray.forget.groups import Group, Slot
 from llf_ray.nn.channels import kept_channels
-from llf_ray.plan import Answer, Phase, operations_of, spans
+from llf_ray.plan import Answer, Generate, Pass, Phase, operations_of, spans
 from llf_ray.run import RunConfig, group_rules
-from llf_ray.train.state import Run, Stand, Stores, write_store
+from llf_ray.train.batches import phase_batches
+from llf_ray.train.state import Hopeless, Run, Stand, Stores, write_data, write_store
 
 __all__ = ["apply_edit", "cross", "flipped", "view_of"]
 
@@ -156,8 +158,22 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
     engine.hold_at_zero({})
     records = []
     stores = dict(stand.stores)
-    for key, generation, operation in operations_of(run.plan, answer):
-        edit = _call(operation, view_of(engine, run.config, run.slots, Stores(run.folder, stores), key, generation))
+    for key, index, operation in operations_of(run.plan, answer):
+        generation, open_stores = run.plan.phases[index].generation, Stores(run.folder, stores)
+        if isinstance(operation, Generate):
+            stores[operation.store] = f"stores/{operation.store}-{stand.step:08d}"
+            made = _generated(run, operation, key_of(run.config.seed, key, generation), engine, team)
+            write_data(run.folder, stores[operation.store], team, made)
+            records.append(_record(operation, stand.step, generation, key, ()))
+            continue
+        if isinstance(operation, Pass):
+            records.append(
+                _record(
+                    operation, stand.step, generation, key, _passed(run, operation, index, open_stores, engine, team)
+                )
+            )
+            continue
+        edit = _call(operation, view_of(engine, run.config, run.slots, open_stores, key, generation))
         touched = apply_edit(engine, edit, averaged=run.config.optim.averaged is not None)
         for name, masks in edit.masks.items():
             stores[name] = f"stores/{name}-{stand.step:08d}"
@@ -176,6 +192,43 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
     engine.verify()
     brief = tuple({key: record[key] for key in LOGGED} for record in records)
     return replace(stand, crossed=True, stores=stores, applied=stand.applied + brief), records
+
+
+@torch.no_grad()
+def _generated(run: Run, operation: Generate, seed: int, engine: Engine, team: Team) -> Mapping[str, Tensor]:
+    """Every rank calls: the task makes data with the weights as they are; rank 0's go to all."""
+    task: Any = run.config.task
+    training = engine.module.training
+    engine.module.eval()
+    made = {name: value.cpu() for name, value in task.generate(engine.module, operation.what, seed).items()}
+    engine.module.train(training)
+    found: Mapping[str, Tensor] = team.share(made if team.rank == 0 else None)
+    expected, sizes = task.store_size(operation.what), {name: len(value) for name, value in found.items()}
+    if set(sizes.values()) != {expected}:
+        raise Hopeless(f"{operation.label}: the task made {sizes} items where it had promised {expected}")
+    return found
+
+
+@torch.no_grad()
+def _passed(run: Run, operation: Pass, index: int, stores: Stores, engine: Engine, team: Team) -> list[dict[str, Any]]:
+    """Every rank calls: the task runs batches, the same on every rank; the buffers that changed."""
+    task: Any = run.config.task
+    before = {name: engine.read(name).clone() for name in engine.buffers}
+    training = engine.module.training
+    engine.module.eval()
+    batches = phase_batches(
+        run, index, stores, team.device, stream=0, count=operation.batches, size=team.size, whole=True
+    )
+    task.run_pass(engine.module, operation, batches)
+    engine.module.train(training)
+    engine.sync_buffers()
+    touched = []
+    for name, old in before.items():
+        new = engine.read(name)
+        entries, was, now = _difference(old, new).tolist()
+        if entries:
+            touched.append({"name": name, "entries": int(entries), "norm_before": was**0.5, "norm_after": now**0.5})
+    return touched
 
 
 def _call(operation: Any, view: View) -> Edit:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from llf_ray.engine.base import Engine
 from llf_ray.engine.team import Team
 from llf_ray.train.adviser import Advice
-from llf_ray.train.state import Run
-from llf_ray.train.worker import Hopeless, Outcome, Worker
+from llf_ray.train.state import Hopeless, Run
+from llf_ray.train.worker import Outcome, Worker
 
 __all__ = ["train"]
 

@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llf_ray.engine.base import Engine
@@ -30,6 +30,7 @@ from llf_ray.run import RunConfig
 
 __all__ = [
     "FORMAT",
+    "Hopeless",
     "Run",
     "Stand",
     "Stores",
@@ -43,11 +44,19 @@ __all__ = [
     "verify",
     "verify_checkpoint",
     "write_checkpoint",
+    "write_data",
     "write_store",
 ]
 
 FORMAT = 1
 MANIFEST, STAND, LATEST = "manifest.json", "stand.json", "LATEST"
+MASKS, DATA = "masks.safetensors", "data.safetensors"
+
+
+class Hopeless(RuntimeError):
+    """Another try would end the same way: the loss diverged, replicas differ, or what must be kept could not be
+    written.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +282,10 @@ def prune(root: Path, keep: int, spare: set[int]) -> None:
 
 
 class Stores(Mapping[str, Mapping[str, Tensor]]):
-    """Snapshots and masks of a run by store name, read lazily from its folder; checkpoints refer to them by path."""
+    """Snapshots, masks and data of a run by store name, read lazily from its folder.
+
+    Checkpoints refer to them by path.
+    """
 
     def __init__(self, run_folder: Path, paths: Mapping[str, str]) -> None:
         self._folder, self._paths = run_folder, paths
@@ -282,8 +294,11 @@ class Stores(Mapping[str, Mapping[str, Tensor]]):
     def __getitem__(self, name: str) -> Mapping[str, Tensor]:
         if name not in self._open:
             folder = self._folder / self._paths[name]
-            masks = folder / "masks.safetensors"
-            self._open[name] = _Masks(masks) if masks.exists() else SavedWeights(Pieces(folder))
+            masks, data = folder / MASKS, folder / DATA
+            if data.exists():
+                self._open[name] = load_file(data)
+            else:
+                self._open[name] = _Masks(masks) if masks.exists() else SavedWeights(Pieces(folder))
         return self._open[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -312,23 +327,30 @@ class _Masks(Mapping[str, Tensor]):
 
 def write_store(run_folder: Path, path: str, engine: Engine, team: Team, masks: Mapping[str, Tensor] | None) -> None:
     """Every rank calls: keep masks (rank 0 writes) or, without masks, a snapshot (every rank writes its part)."""
-    folder = run_folder / path
+    if masks is None:
+        _write_folder(run_folder / path, team, engine.save_weights)
+    else:
+        small = {name: mask.to(torch.uint8) for name, mask in masks.items()} if team.rank == 0 else {}
+        _write_folder(run_folder / path, team, lambda folder: _save(folder, MASKS, small, team))
+
+
+def write_data(run_folder: Path, path: str, team: Team, made: Mapping[str, Tensor]) -> None:
+    """Every rank calls, rank 0 writes: keep what a task generated."""
+    _write_folder(run_folder / path, team, lambda folder: _save(folder, DATA, made, team))
+
+
+def _save(folder: Path, name: str, tensors: Mapping[str, Tensor], team: Team) -> list[str]:
+    if team.rank != 0:
+        return []
+    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / name)
+    return [name]
+
+
+def _write_folder(folder: Path, team: Team, write: Callable[[Path], list[str]]) -> None:
+    """Every rank calls: what each writes, with its sums, in a folder that appears when it is whole."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     _together(team, lambda: _fresh_folder(temporary) if team.rank == 0 else None, temporary)
-    if masks is None:
-        files = _together(team, lambda: _with_sums(temporary, engine.save_weights(temporary)), temporary)
-    else:
-        whole = masks
-
-        def write_masks() -> dict[str, list[Any]]:
-            if team.rank != 0:
-                return {}
-            save_file(
-                {n: m.to(torch.uint8).cpu().contiguous() for n, m in whole.items()}, temporary / "masks.safetensors"
-            )
-            return _with_sums(temporary, ["masks.safetensors"])
-
-        files = _together(team, write_masks, temporary)
+    files = _together(team, lambda: _with_sums(temporary, write(temporary)), temporary)
 
     def finish() -> None:
         _write_manifest(temporary, {k: v for part in files for k, v in part.items()})

@@ -14,21 +14,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from llf_ray.data.order import Draw, order, share_of
 from llf_ray.engine.base import Engine, divide_batch
 from llf_ray.engine.team import Team
 from llf_ray.forget.draw import key_of
 from llf_ray.journal import note, read_run
 from llf_ray.plan import Answer, Phase, Plan, Position, is_named, locate, rates, spans
-from llf_ray.run import group_labels, group_rules
+from llf_ray.run import batch_of, group_labels, group_rules
 from llf_ray.tasks.base import Role, Tally
 from llf_ray.train.adviser import STOP_REQUEST, Advice, read_cuts
+from llf_ray.train.batches import phase_batches
 from llf_ray.train.boundary import cross
 from llf_ray.train.evaluation import evaluate
 from llf_ray.train.export import export
-from llf_ray.train.state import Run, Stand, Stores, load_stand, newest, optimizer_of, prune, set_aside, write_checkpoint
+from llf_ray.train.state import (
+    Hopeless,
+    Run,
+    Stand,
+    Stores,
+    load_stand,
+    newest,
+    optimizer_of,
+    prune,
+    set_aside,
+    write_checkpoint,
+)
 
-__all__ = ["Clock", "Hopeless", "Outcome", "Worker"]
+__all__ = ["Clock", "Outcome", "Worker"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +52,6 @@ class Outcome:
     scores: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
-
-
-class Hopeless(RuntimeError):
-    """Another try would end the same way: the loss diverged, replicas differ, or what must be kept could not be
-    written.
-    """
 
 
 class Clock:
@@ -79,7 +84,7 @@ class Worker:
         self.labels: dict[str, str] = {}
         self.begun: int | None = None  # the phase whose rules the engine has
         self.teacher: nn.Module | None = None
-        self.micro, self.accumulation = divide_batch(run.config.engine, team.size)
+        self.accumulation = divide_batch(run.config.engine, team.size)[1]
 
     # ------------------------------------------------------------------------------------------------- stand and state
 
@@ -207,7 +212,16 @@ class Worker:
         """
         self.clock.now("steps")
         every, phase = self.config.tracking.log_every, self.plan.phases[answer.position.index]
-        batches = self.config.task.batches("train", self._draws(answer.position, answer.until), self.team.device)
+        batches = phase_batches(
+            self.run,
+            answer.position.index,
+            Stores(self.run.folder, stand.stores),
+            self.team.device,
+            stream=answer.position.stream,
+            count=answer.until - stand.step,
+            rank=self.team.rank,
+            size=self.team.size,
+        )
         window = Window(self.engine.module)
         keep = False
         for step in range(stand.step, answer.until):
@@ -237,12 +251,14 @@ class Worker:
 
     def _loss(self, phase: Phase, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tally]]:
         """What the phase's objective gives."""
-        if self.teacher is None:
-            return self.config.task.loss(model, batch)
         task: Any = self.config.task
-        learned: tuple[Tensor, Mapping[str, Tally]] = task.distil(
-            model, self.teacher, batch, phase.objective.weight, phase.objective.temperature
-        )
+        learned: tuple[Tensor, Mapping[str, Tally]]
+        if phase.objective.kind == "distil":
+            learned = task.distil(model, self.teacher, batch, phase.objective.weight, phase.objective.temperature)
+        elif phase.objective.kind == "imitate":
+            learned = task.imitate(model, batch)
+        else:
+            learned = task.loss(model, batch)
         return learned
 
     def _micro_batches(self, batches: Iterator[Any], step: int) -> Iterator[Any]:
@@ -251,28 +267,6 @@ class Worker:
             batch = next(batches)
             _seed_layers(self.team.device, key_of(self.config.seed, "layers", step, place, self.team.rank))
             yield batch
-
-    def _draws(self, position: Position, until: int) -> Iterator[Draw]:
-        """Which items each micro-batch of this rank holds, from here to ``until``."""
-        phase, per_epoch = self.plan.phases[position.index], self.plan.epoch_steps[position.index]
-        batch, seed = self.config.engine.batch, self.config.seed
-        num_items = self.config.task.num_items("train")
-        chosen = (
-            order(num_items, seed, None, -1)[: math.floor(num_items * phase.data.share + 1e-9)]
-            if phase.data.share < 1
-            else None
-        )
-        generation = 0 if phase.data.repeat_order else phase.generation
-        shuffled: tuple[int, Any] = (-1, None)
-        for stream in range(position.stream, position.stream + until - position.step):
-            epoch, place = divmod(stream, per_epoch)
-            if shuffled[0] != epoch:
-                shuffled = (epoch, order(num_items if chosen is None else len(chosen), seed, generation, epoch))
-            items = shuffled[1][place * batch : (place + 1) * batch]
-            for indices in share_of(
-                items if chosen is None else chosen[items], self.team.rank, self.team.size, self.micro
-            ):
-                yield Draw(indices, (seed, generation, epoch))
 
     def pulse(
         self, window: Window, stand: Stand, step: int, position: Position, value: Mapping[str, float]
@@ -320,7 +314,7 @@ class Worker:
             "train/loss": sum(losses) / len(losses),
             "generation": phase.generation,
             "phase": position.index,
-            "images_per_second": len(losses) * self.config.engine.batch / elapsed,
+            "images_per_second": len(losses) * batch_of(self.config.engine, self.team.size, phase)[0] / elapsed,
             **({"train/accuracy": hits / seen} if seen else {}),
             **{f"lr/{label}": self.config.optim.lr * factor[label] * v for label, v in value.items()},
             **{f"direction/{label}": direction for label, direction in phase.directions.items()},

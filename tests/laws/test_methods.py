@@ -1,7 +1,7 @@
 """Every method of the forget-and-relearn literature is a plan: phases, rules, operations, stores, and nothing else.
 
-Each is written here from its description, as a user would write a recipe. What the runtime does not do yet (objectives
-other than the task's own, data that the task makes) it refuses by name before anything starts.
+Each is written here from its description, as a user would write a recipe. What a task does not offer (another
+objective, data that it makes, passes) is refused by name before anything starts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,8 @@ from llf_ray.forget.groups import Both, Either, Not, Select
 from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, Saved
 from llf_ray.forget.operations import WEIGHTS, Forget, KeepMask, Rescale, ShrinkPerturb, Snapshot
 from llf_ray.plan import (
+    FREEZE,
+    RECALIBRATE,
     Curve,
     DataRule,
     Generate,
@@ -35,6 +37,7 @@ from llf_ray.plan import (
 )
 from llf_ray.run import prepare
 from tests.local import settings
+from tests.toy import Toy
 
 EPOCHS = 3
 COSINE = Curve(shape="cosine", warmup=Length(epochs=1))
@@ -102,7 +105,7 @@ def layer_wise() -> list[Phase]:
             else (
                 Rescale(select=below, store="start"),
                 Forget(select=above, fill="initial"),
-                Pass(what=f"freeze the normaliser in front of {block}"),
+                Pass(what=FREEZE, where=blocks[g - 1]),
             )
         )
         phases.append(train("train", g, entry=entry))
@@ -183,7 +186,7 @@ def shrink_perturb() -> list[Phase]:
 def neural_iterated_learning() -> list[Phase]:
     """NIL: fresh listener, which learns alone, then plays; transcripts; a fresh speaker imitates them."""
     speaker, listener = STEM, Either((BODY, HEAD))
-    imitate = Objective(kind="imitate", teacher="transcripts")
+    imitate = Objective(kind="imitate")
     phases = []
     for g in range(2):
         phases += [
@@ -211,7 +214,7 @@ def neural_iterated_learning() -> list[Phase]:
                 entry=(Forget(select=speaker, fill="initial"),),
                 rules=(Rule(select=listener, direction=0.0), Rule(select=speaker, clip=50.0)),
                 objective=imitate,
-                data=DataRule(source="transcripts"),
+                data=DataRule(source="transcripts", batch=2),
                 optimizer="rebuild",
             ),
         ]
@@ -239,7 +242,7 @@ def seeded_iterated_learning() -> list[Phase]:
                 length=Length(steps=4),
                 curve=CONSTANT,
                 entry=(back,),
-                objective=Objective(kind="imitate", teacher="messages"),
+                objective=Objective(kind="imitate"),
                 data=DataRule(source="messages"),
                 rules=(Rule(select=HEAD, direction=0.0),),
                 optimizer="rebuild",
@@ -294,7 +297,7 @@ def fine_tune_under_frozen_statistics() -> list[Phase]:
     """Norm policies: statistics are measured anew from batches, then stay as they are."""
     return [
         train("train", 0),
-        train("tune", 1, entry=(Pass(what="recalibrate statistics", batches=10),), normalisation="eval"),
+        train("tune", 1, entry=(Pass(what=RECALIBRATE, batches=3),), normalisation="eval"),
     ]
 
 
@@ -321,12 +324,26 @@ METHODS: dict[str, Callable[[], list[Phase]]] = {
         fine_tune_under_frozen_statistics,
     )
 }
-LATER = {  # what the runtime refuses by name until a task offers it
-    "layer_wise": "freeze the normaliser in front of body",
+NEEDED = {  # by name, what a task must offer for these
+    "layer_wise": "freeze the normaliser behind stem on 1 batch",
+    "born_again": "objective 'distil'",
     "neural_iterated_learning": "generate messages of games that were won into transcripts",
     "seeded_iterated_learning": "generate the teacher's messages into messages",
-    "fine_tune_under_frozen_statistics": "recalibrate statistics on 10 batches",
+    "fine_tune_under_frozen_statistics": "recalibrate statistics on 3 batches",
 }
+OFFERS = ("distil", "generate", "imitate", "run_pass", "stored_batches")
+
+
+class Bare:
+    """A task that does what every task must, and no more."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OFFERS or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.task, name)
 
 
 def compiled(method: str) -> Plan:
@@ -359,17 +376,19 @@ def test_all_of_a_method_can_be_shown(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_prepared_or_refused_by_name(method: str) -> None:
-    config = settings(METHODS[method](), optim=Optim(name="adamw", lr=0.01))
-    if method in LATER:
-        with pytest.raises(SettingError, match="needs a task that offers it") as caught:
-            prepare(config)
-        assert LATER[method] in str(caught.value)
-        assert "\n" not in str(caught.value)
-    else:
-        prepared = prepare(config)
-        listed = [name for group in prepared.groups for name in group.parameters]
-        assert sorted(listed) == sorted(slot.name for slot in prepared.slots if slot.kind != "statistic")
+def test_a_method_is_prepared(method: str) -> None:
+    prepared = prepare(settings(METHODS[method](), optim=Optim(name="adamw", lr=0.01)))
+    listed = [name for group in prepared.groups for name in group.parameters]
+    assert sorted(listed) == sorted(slot.name for slot in prepared.slots if slot.kind != "statistic")
+
+
+@pytest.mark.parametrize("method", NEEDED)
+def test_what_a_task_does_not_offer_is_refused_by_name(method: str) -> None:
+    config = replace(settings(METHODS[method]()), task=cast(Any, Bare(Toy())))
+    with pytest.raises(SettingError, match="needs a task that offers it") as caught:
+        prepare(config)
+    assert NEEDED[method] in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_methods_are_different_plans() -> None:

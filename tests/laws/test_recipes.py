@@ -21,6 +21,7 @@ from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
 from tests.local import final, same_bits, settings, whole
+from tests.toy import Toy
 
 MODULES: dict[str, ModuleType] = {
     info.name: importlib.import_module(f"llf_ray.recipes.{info.name}")
@@ -46,8 +47,11 @@ def compiled(recipe: Any, per_epoch: int = 40) -> Plan:
 
 def on_the_toy(recipe: Any) -> Any:
     """The toy's layers have other names."""
-    names = {"threshold": "body", "head": "head", "module": "head"}
+    names = {"threshold": "body", "head": "head", "module": "head", "blocks": ("stem", "head")}
     return replace(recipe, **{key: name for key, name in names.items() if hasattr(recipe, key)})
+
+
+TOY = Toy(dropout=True, normalised=True)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -64,7 +68,7 @@ def test_a_recipe_is_settings_whose_plan_is_pure(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_tiny_recipe_trains_to_its_end(name: str, tmp_path: Path) -> None:
-    config = settings(on_the_toy(TINY[name]))
+    config = settings(on_the_toy(TINY[name]), task=TOY)
     one, other = whole(config, tmp_path / "one"), whole(config, tmp_path / "other")
     assert same_bits(final(one), final(other))
 
