@@ -46,9 +46,10 @@ class Receiver(nn.Module):
 
 def stacked(agents: Sequence[nn.Module]) -> Weights:
     """Parameters of equal agents by name, each (S, ...)."""
-    return {
-        name: torch.stack([agent.get_parameter(name) for agent in agents]) for name, _ in agents[0].named_parameters()
-    }
+    every = [dict(agent.named_parameters()) for agent in agents]
+    if len(every) == 1:
+        return {name: value[None] for name, value in every[0].items()}
+    return {name: torch.stack([one[name] for one in every]) for name in every[0]}
 
 
 def chosen(probabilities: Tensor, uniform: Tensor | None) -> Tensor:
@@ -86,35 +87,24 @@ class _Gates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        pass_in, keep, doubled, pass_out = _squashed(gates)
-        new = 2 * doubled - 1
+        squashed = gates.clone()
+        squashed.chunk(4, -1)[2].mul_(2)
+        pass_in, keep, doubled, pass_out = squashed.sigmoid_().chunk(4, -1)
+        new = doubled * 2 - 1
         cell = torch.addcmul(keep * before, pass_in, new)
-        seen = 2 * (2 * cell).sigmoid() - 1
-        ctx.save_for_backward(pass_in, keep, new, pass_out, before, seen)
+        seen = (cell * 2).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(squashed, before, new, seen)
         return pass_out * seen, cell
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_hidden: Tensor, by_cell: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        pass_in, keep, new, pass_out, before, seen = ctx.saved_tensors
+        squashed, before, new, seen = ctx.saved_tensors
+        pass_in, keep, _, pass_out = squashed.chunk(4, -1)
         by_cell = torch.addcmul(by_cell, by_hidden * pass_out, 1 - seen * seen)
-        by_gates = torch.cat(
-            [
-                by_cell * new * pass_in * (1 - pass_in),
-                by_cell * before * keep * (1 - keep),
-                by_cell * pass_in * (1 - new * new),
-                by_hidden * seen * pass_out * (1 - pass_out),
-            ],
-            -1,
-        )
-        return by_gates, by_cell * keep
-
-
-def _squashed(gates: Tensor) -> tuple[Tensor, ...]:
-    """Sigmoids of the four gates; of twice the third, from which its tanh follows."""
-    gates = gates.clone()
-    gates.chunk(4, -1)[2].mul_(2)
-    return gates.sigmoid_().chunk(4, -1)
+        # the slope of a sigmoid s is s (1 - s); that of tanh x = 2 s(2 x) - 1 is four times that
+        by_values = torch.cat([by_cell * new, by_cell * before, by_cell * pass_in * 4, by_hidden * seen], -1)
+        return by_values.mul_(torch.addcmul(squashed, squashed, squashed, value=-1)), by_cell * keep
 
 
 def _said(weights: Weights) -> Tensor:

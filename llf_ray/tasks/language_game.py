@@ -71,15 +71,20 @@ class Lesson:
 class LanguageGame:
     """Objects are all combinations of attributes; a message is ``length`` symbols out of ``symbols``.
 
-    The defaults are the game of Ren et al. 2020 (arXiv:2002.01365): every training object once in a batch
-    (``targets="each"``: a batch of as many games as there are training objects), candidates drawn anew every
-    ``hold_candidates`` batches, the receiver's most probable candidate counts (``choice="best"``). Li & Bowling 2019
-    (arXiv:1906.02403) draw targets and the receiver's choice: `li_bowling`.
+    The defaults are the game of Ren et al. 2020 (arXiv:2002.01365), as their code plays it: every training object is a
+    target once in a batch (``targets="each"``, with a batch of as many games as there are training objects),
+    candidates are drawn anew every ``hold_candidates`` batches, the receiver's most probable candidate counts
+    (``choice="best"``). In the game of Li & Bowling 2019 (arXiv:1906.02403), `li_bowling`, targets and choices are
+    drawn.
 
-    Both agents learn by REINFORCE: ``-won log p - entropy H``, with the logarithm of the probability of what was
-    said or chosen and H summed over symbols. Ren et al.'s code takes the receiver's probability relative to the other
-    games of the batch, counts the entropy of the last symbol only and hands messages about held-out objects on; here
-    each is what the paper says.
+    Both players learn by REINFORCE: ``-won log p - entropy H``, with p the probability of what was said or chosen and
+    H summed over symbols. ``credit`` says what the receiver's p is relative to: "choice", to its other candidates;
+    "batch", to what was chosen in the games beside it, which Ren et al.'s code computes (a softmax over the other
+    axis): gradients of won and lost games then balance like rewards less their mean, and without it hardly anything is
+    learned in a generation of theirs. It looks at the games of one micro-batch, so it wants them undivided.
+
+    Unlike that code, the entropy counts all symbols, not the last one alone, and held-out objects are handed on to no
+    new sender.
 
     An epoch is ``games`` games of every seed. Held-out objects are another draw for every seed; training meets them
     neither as targets nor as candidates.
@@ -95,6 +100,7 @@ class LanguageGame:
     targets: Literal["each", "random"] = "each"
     hold_candidates: int = 4
     choice: Literal["best", "drawn"] = "best"
+    credit: Literal["choice", "batch"] = "batch"
     sender_entropy: float = 0.1
     receiver_entropy: float = 0.05
     games: int = 5600
@@ -199,7 +205,10 @@ class LanguageGame:
         choice = chosen(picks, batch.choices)
         won = (choice == batch.targets).float()
         told = said.gather(-1, play.messages[..., None]).sum((-1, -2))
-        found = understood.gather(-1, choice[..., None])[..., 0]
+        if self.credit == "batch":
+            found = play.objects.gather(-1, choice[..., None])[..., 0].log_softmax(-1)
+        else:
+            found = understood.gather(-1, choice[..., None])[..., 0]
         gain = won * (told + found)
         gain = gain - self.sender_entropy * (says * said).sum((-1, -2))
         gain = gain - self.receiver_entropy * (picks * understood).sum(-1)
@@ -313,6 +322,7 @@ def li_bowling(**changes: Any) -> LanguageGame:
         targets="random",
         hold_candidates=1,
         choice="drawn",
+        credit="choice",
         receiver_entropy=0.1,
         games=10_000,
     )
