@@ -147,7 +147,8 @@ def ease_of_teaching(
         candidates = _candidates(targets, number, num_candidates, games)
         uniform = torch.rand(1, batch, generator=games).to(device)
         # there are fewer objects than games: each message is read once
-        scores = listen(weights, heard, objects, rectify=rectify)[:, targets].masked_fill(~candidates, FORBIDDEN)
+        scores = listen(weights, heard, objects, rectify=rectify).index_select(1, targets)
+        scores = scores.masked_fill(~candidates, FORBIDDEN)
         logs = scores.log_softmax(-1)
         choice = chosen(logs.exp(), uniform)
         won = (choice == targets).float()
