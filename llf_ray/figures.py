@@ -717,13 +717,13 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Courses:
-    """One panel: several courses over one axis. ``level`` is a dotted line to hold them against."""
+    """One panel: several courses over one axis; ``top`` is its upper end where that is known."""
 
     title: str
     time: str
     measure: str
     courses: Sequence[Course]
-    level: float | None = None
+    top: float | None = None
 
 
 def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
@@ -756,8 +756,8 @@ def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any
         if len(course.values) > 1:
             low, high = course.values.min(0), course.values.max(0)
             ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)
-    if panel.level is not None:
-        ax.axhline(panel.level, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    if panel.top is not None:
+        ax.set_ylim(0, panel.top)
     ax.set_title(panel.title)
     ax.set_xlim(left=0)
     _count_steps(ax)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,15 +41,15 @@ from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
 from llf_ray.studies.compare import Against, against
+from llf_ray.studies.price import threads
 from llf_ray.tasks.language_game import LanguageGame, li_bowling
 from llf_ray.train.adviser import Adviser
 from llf_ray.train.folder import create, open_run
 from llf_ray.train.loop import train
 
-__all__ = ["SIZES", "LanguageStudy", "Size", "conclusions", "markdown", "run_study"]
+__all__ = ["SIZES", "TABLE", "LanguageStudy", "conclusions", "markdown", "run_study", "study_of"]
 
-Size = Literal["quick", "small"]
-SIZES: tuple[Size, ...] = ("quick", "small")
+SIZES = ("quick", "small")
 NONE, RESET, PARTIAL, NEURAL, SEEDED = (
     "none",
     "receiver reset",
@@ -80,7 +80,7 @@ class LanguageStudy:
     balanced forgetting were published, without the iterated methods; 0: leave it out.
     """
 
-    size: Size
+    size: str
     game: LanguageGame
     generations: int
     steps: int
@@ -145,7 +145,7 @@ class LanguageStudy:
         )
 
 
-def study_of(size: Size, num_seeds: int | None = None) -> LanguageStudy:
+def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
     """The study's settings at a size.
 
     Raises:
@@ -171,12 +171,12 @@ def study_of(size: Size, num_seeds: int | None = None) -> LanguageStudy:
             size=size,
             game=game,
             generations=2,
-            steps=150,
-            guide=20,
-            imitate=40,
+            steps=90,
+            guide=15,
+            imitate=30,
             base=li_bowling(attributes=(4, 2), candidates=3, hidden=20, games=1000, seeds=seeds),
             base_generations=4,
-            base_steps=20,
+            base_steps=10,
             teaching_receivers=3,
             teaching_steps=40,
             probe_steps=60,
@@ -203,7 +203,7 @@ def study_of(size: Size, num_seeds: int | None = None) -> LanguageStudy:
 
 
 def run_study(
-    size: Size,
+    size: str,
     folder: Path,
     *,
     num_seeds: int | None = None,
@@ -223,19 +223,26 @@ def run_study(
     if waiting:
         number = max(1, min(processes or os.cpu_count() or 1, len(waiting)))
         say(f"{len(waiting)} of {len(names) + 1} parts to do, {number} at a time")
-        pool = ProcessPoolExecutor(
-            number, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process, initargs=(os.getpid(),)
-        )
-        with pool:
-            parts = {pool.submit(_carry_out, study, folder, name): name for name in _longest_first(waiting)}
-            for part in as_completed(parts):
-                say(f"{parts[part].removesuffix('.json')}: {part.result()} ({duration(time.time() - begun)} so far)")
+        for name, words in _carried_out(study, folder, _longest_first(waiting), number):
+            say(f"{name.removesuffix('.json')}: {words} ({duration(time.time() - begun)} so far)")
     seconds = _seconds(folder, time.time() - begun if waiting else 0.0)
     result = {**collect(study, folder), "seconds": seconds}
     replace_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
     replace_text(folder / TABLE, markdown(result))
     draw(result, folder)
     return result
+
+
+def _carried_out(study: LanguageStudy, folder: Path, names: Sequence[str], number: int) -> Iterator[tuple[str, str]]:
+    """Name and outcome of each part as it ends; one at a time in this process, several in processes of their own."""
+    if number == 1:
+        with threads(1):
+            yield from ((name, _carry_out(study, folder, name)) for name in names)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(number, spawn, _begin_process, (os.getpid(),)) as pool:
+        parts = {pool.submit(_carry_out, study, folder, name): name for name in names}
+        yield from ((parts[part], part.result()) for part in as_completed(parts))
 
 
 def _longest_first(names: Sequence[str]) -> list[str]:
@@ -286,7 +293,7 @@ def _begin_process(parent: int) -> None:
 
 
 def _carry_out(study: LanguageStudy, folder: Path, name: str) -> str:
-    """In a process of its own: one arm and what is measured on its languages, or the probe."""
+    """One arm and what is measured on its languages, or the probe; in words."""
     if name == PROBE:
         return _probe(study, folder)
     place, config = _run_folder(folder, name), study.arms()[name]
@@ -575,6 +582,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             title=name,
             time="steps of imitation",
             measure="kept",
+            top=1.1,
             courses=[
                 figures.Course(label=label, times=probe["steps"], values=np.array(values)[..., half])
                 for half, label in enumerate(("compositional half", "holistic half"))
