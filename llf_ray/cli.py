@@ -591,6 +591,31 @@ def slim(run: str, out: Path | None, folder: Path) -> None:
     click.echo(f"written: {found.folder}")
 
 
+@main.group()
+def study() -> None:
+    """Answer the papers' claims with runs of this project's own."""
+
+
+@study.command()
+@click.option("--size", default="small", show_default=True, help="quick (a minute, shows that it runs) or small.")
+@click.option("--seeds", type=int, help="How many, side by side in every run [default: 3].")
+@click.option("--processes", type=click.IntRange(min=1), help="Arms at a time [default: one a core].")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where it goes [default: runs/study-language-SIZE].")
+def language(size: str, seeds: int | None, processes: int | None, folder: Path | None) -> None:
+    """Does forgetting make languages that are easier to learn? Five methods play the same game.
+
+    A study that was stopped goes on where it was.
+    """
+    from llf_ray.studies.language import TABLE, conclusions, run_study
+
+    place = folder or Path("runs") / f"study-language-{size}"
+    result = run_study(size, place, num_seeds=seeds, processes=processes, say=click.echo)
+    for line in conclusions(result):
+        click.echo(line)
+    click.echo(f"table: {place / TABLE}")
+    click.echo(f"figures: {place / 'figures'}")
+
+
 @main.command()
 @run_argument
 @runs_option

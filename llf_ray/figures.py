@@ -27,11 +27,14 @@ from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
 __all__ = [
     "Arm",
     "Band",
+    "Course",
+    "Courses",
     "Lane",
     "Line",
     "Marks",
     "Timeline",
     "comparison",
+    "courses",
     "depths",
     "draw_run",
     "reliability",
@@ -774,3 +777,66 @@ def reliability(title: str, bins: Mapping[str, Sequence[tuple[int, float, float]
         for ax in (above, below):
             ax.grid(color="#e6e6e6", linewidth=0.8)
     return path
+
+
+# -------------------------------------------------------------------------------------------------------------- courses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A measure over time: ``values`` of each seed, (seeds, points)."""
+
+    label: str
+    times: Sequence[float]
+    values: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Courses:
+    """One panel: several courses over one axis; ``top`` is its upper end where that is known."""
+
+    title: str
+    time: str
+    measure: str
+    courses: Sequence[Course]
+    top: float | None = None
+
+
+def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
+    """Draw panels side by side: means over seeds, bands from the lowest seed to the highest; one legend where panels
+    have the same labels.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    labels = list(dict.fromkeys(course.label for panel in panels for course in panel.courses))
+    looks = {label: _look(number) for number, label in enumerate(labels)}
+    with _drawing(path, 1.5 + 5.2 * columns, 0.7 + 3.4 * rows) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for ax, panel in zip(axes, panels, strict=False):
+            _draw_courses(ax, panel, looks)
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        handles = {
+            label: handle
+            for ax in axes[: len(panels)]
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, handlelength=3.2)
+    return path
+
+
+def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any]]) -> None:
+    for course in panel.courses:
+        look = looks[course.label]
+        ax.plot(course.times, course.values.mean(0), label=course.label, linewidth=1.8, zorder=3, **look)
+        if len(course.values) > 1:
+            low, high = course.values.min(0), course.values.max(0)
+            ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)
+    if panel.top is not None:
+        ax.set_ylim(0, panel.top)
+    ax.set_title(panel.title)
+    ax.set_xlim(left=0)
+    _count_steps(ax)
+    ax.set_xlabel(panel.time, labelpad=3)
+    ax.set_ylabel(panel.measure)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)

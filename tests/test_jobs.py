@@ -21,6 +21,7 @@ from llf_ray.train.folder import load_module
 ROOT = Path(__file__).parents[1] / "jobs"
 SMALL = sorted(ROOT.glob("*.py"))
 PAPER = sorted((ROOT / "paper").glob("*.py"))
+GAMES = [path for path in (*SMALL, *PAPER) if path.stem.startswith("language_")]  # of other lengths, without data
 ITEMS = {  # of the training parts, less what is cut off for validation
     "aircraft": 3_334,
     "cifar10": 45_000,
@@ -68,7 +69,7 @@ def configs(path: Path) -> list[RunConfig]:
     return [value] if isinstance(value, RunConfig) else list(value.runs().values())
 
 
-@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in SMALL if path not in GAMES], ids=lambda path: path.stem)
 def test_a_small_job_prepares_at_the_common_budget(path):
     value = value_of(path)
     arms = {value.name: prepare(value)} if isinstance(value, RunConfig) else prepare_arms(value)
@@ -76,7 +77,7 @@ def test_a_small_job_prepares_at_the_common_budget(path):
     assert {prepared.plan.total for prepared in arms.values()} == {1600}
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in PAPER if path not in GAMES], ids=lambda path: path.stem)
 def test_a_paper_job_gives_its_plan_without_data(path):
     """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
     items = longest(ITEMS, path.stem)
@@ -109,7 +110,7 @@ def test_the_items_counted_here_are_what_the_jobs_cuts_leave(name):
         assert len(held_out(labels, "train", config.task.data, cut_validation=True)) == ITEMS[name]
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in PAPER if path not in GAMES], ids=lambda path: path.stem)
 def test_a_paper_job_fits_its_network(path, monkeypatch):
     """Thresholds and options meet the real network, with stand-ins for the data that are not here."""
     config = configs(path)[0]
@@ -120,6 +121,15 @@ def test_a_paper_job_fits_its_network(path, monkeypatch):
     for one in {repr(c.recipe): c for c in configs(path)}.values():
         prepared = prepare(one)
         assert sum(slot.size for slot in prepared.slots) > longest(SIZES, path.stem)
+
+
+@pytest.mark.parametrize(("folder", "steps"), [(ROOT, {30_000}), (ROOT / "paper", {240_000, 240_400, 300_000})])
+def test_jobs_of_the_language_game_play_it_for_as_many_steps(folder, steps):
+    found = set()
+    for path in (path for path in GAMES if path.parent == folder):
+        plan = prepare(value_of(path)).plan
+        found.add(sum(n for phase, n in zip(plan.phases, plan.steps, strict=True) if phase.objective.kind == "task"))
+    assert found == steps
 
 
 def test_names_of_jobs_are_those_of_their_files():

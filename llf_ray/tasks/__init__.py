@@ -9,5 +9,6 @@ from llf_ray.tasks.classification import (
     SmallResNet,
     TimmModel,
 )
+from llf_ray.tasks.language_game import LanguageGame
 
-__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "Pretrained", "SmallResNet", "TimmModel"]
+__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "LanguageGame", "Pretrained", "SmallResNet", "TimmModel"]

@@ -1,0 +1,245 @@
+"""Senders and receivers of the referential game, those of many seeds side by side.
+
+Li & Bowling 2019 (arXiv:1906.02403) and Ren et al. 2020 (arXiv:2002.01365). A message is written and read symbol by
+symbol by an LSTM over one-hot symbols; a receiver gives each object the product of its code and the message's.
+
+Every seed owns parameters of its own (``sender.seed_3.embed.weight``), so that masks, draws, norms and moments of a
+seed are those that it would have alone; a forward pass stacks them and multiplies in batches.
+
+Shapes: S seeds, B games, N objects, F features of an object, H hidden units, V symbols, L symbols of a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["FORBIDDEN", "Agents", "Play", "Receiver", "Sender", "Weights", "chosen", "listen", "speak", "stacked"]
+
+Weights = Mapping[str, Tensor]  # one agent's parameters by name, those of all seeds stacked in front
+FORBIDDEN = -1e9  # score of an object that is no candidate: its probability is exactly zero, its entropy no NaN
+
+
+class Sender(nn.Module):
+    """The parameters of one sender, with torch's own initialisation."""
+
+    def __init__(self, features: int, hidden: int, symbols: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(features, hidden)
+        self.cell = nn.LSTMCell(symbols, hidden)
+        self.out = nn.Linear(hidden, symbols)
+
+
+class Receiver(nn.Module):
+    """The parameters of one receiver, with torch's own initialisation."""
+
+    def __init__(self, features: int, hidden: int, symbols: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(features, hidden)
+        self.cell = nn.LSTMCell(symbols, hidden)
+        self.out = nn.Linear(hidden, hidden)
+
+
+def stacked(agents: Sequence[nn.Module]) -> Weights:
+    """Parameters of equal agents by name, each (S, ...)."""
+    every = [dict(agent.named_parameters()) for agent in agents]
+    if len(every) == 1:
+        return {name: value[None] for name, value in every[0].items()}
+    return {name: torch.stack([one[name] for one in every]) for name in every[0]}
+
+
+def chosen(probabilities: Tensor, uniform: Tensor | None) -> Tensor:
+    """A place on the last axis: the most probable one, or where the cumulated probability passes ``uniform``.
+
+    Args:
+        probabilities: (..., K), not negative; they need not sum to one.
+        uniform: in [0, 1), (...); None for the most probable.
+    """
+    if uniform is None:
+        return probabilities.argmax(-1)
+    heights = probabilities.detach().float().cumsum(-1)
+    drawn = (heights <= uniform[..., None] * heights[..., -1:]).sum(-1)
+    return drawn.clamp(max=probabilities.shape[-1] - 1)
+
+
+def _linear(weights: Weights, name: str, inputs: Tensor) -> Tensor:
+    return torch.baddbmm(weights[f"{name}.bias"][:, None], inputs, weights[f"{name}.weight"].mT)
+
+
+def _embed(weights: Weights, objects: Tensor, rectify: bool) -> Tensor:
+    """Codes of objects, (S, B, H), from their features, (S, B, F) or the same for all seeds, (N, F)."""
+    seeds = len(weights["embed.weight"])
+    objects = objects if objects.dim() == 3 else objects.expand(seeds, -1, -1)
+    codes = _linear(weights, "embed", objects.to(weights["embed.weight"].dtype))
+    return codes.relu() if rectify else codes
+
+
+class _Gates(torch.autograd.Function):
+    """What an LSTM makes of its gates and its cell state: hidden and cell state.
+
+    Written out with its gradient, and tanh by way of the sigmoid, for speed: torch's own LSTM takes no batch of
+    weights, a tape of ten small operations costs more than the arithmetic, and tanh is slow on CPUs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        squashed = gates.clone()
+        squashed.chunk(4, -1)[2].mul_(2)
+        pass_in, keep, doubled, pass_out = squashed.sigmoid_().chunk(4, -1)
+        new = doubled * 2 - 1
+        cell = torch.addcmul(keep * before, pass_in, new)
+        seen = (cell * 2).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(squashed, before, new, seen)
+        return pass_out * seen, cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_hidden: Tensor, by_cell: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        squashed, before, new, seen = ctx.saved_tensors
+        pass_in, keep, _, pass_out = squashed.chunk(4, -1)
+        by_cell = torch.addcmul(by_cell, by_hidden * pass_out, 1 - seen * seen)
+        # the slope of a sigmoid s is s (1 - s); that of tanh x = 2 s(2 x) - 1 is four times that
+        by_values = torch.cat([by_cell * new, by_cell * before, by_cell * pass_in * 4, by_hidden * seen], -1)
+        return by_values.mul_(torch.addcmul(squashed, squashed, squashed, value=-1)), by_cell * keep
+
+
+def _said(weights: Weights) -> Tensor:
+    """What each symbol adds to the gates, biases included, (S, V, 4 H)."""
+    return weights["cell.weight_ih"].mT + (weights["cell.bias_ih"] + weights["cell.bias_hh"])[:, None]
+
+
+def speak(
+    weights: Weights,
+    objects: Tensor,
+    targets: Tensor,
+    length: int,
+    uniform: Tensor | None = None,
+    *,
+    rectify: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Messages about objects, (S, B, L), and the scores of every symbol, (S, B, L, V).
+
+    Each symbol is fed back as it was said. ``rectify``: Ren et al.'s sender (ReLU behind the embedding, which starts
+    both the hidden and the cell state); else Li & Bowling's (the cell starts at zero).
+
+    Args:
+        weights: of senders.
+        objects: features of all objects, (N, F).
+        targets: what is spoken about, (S, B).
+        length: L.
+        uniform: what symbols are drawn by, in [0, 1), (S, B, L); None: the most probable symbol.
+        rectify: whose sender.
+    """
+    # up to the first symbol only the object counts: where there are many games, each object is looked at once
+    shared = targets.shape[1] >= 2 * len(objects)
+    code = _embed(weights, objects if shared else objects[targets], rectify)
+    bias = (weights["cell.bias_ih"] + weights["cell.bias_hh"])[:, None]
+    recurrent, said = weights["cell.weight_hh"].mT, _said(weights)
+    hidden, cell = _Gates.apply(torch.baddbmm(bias, code, recurrent), code if rectify else torch.zeros_like(code))
+    parts = [_linear(weights, "out", hidden), cell, torch.bmm(hidden, recurrent)]
+    if shared:
+        # a product, not an index: its gradient adds up in one order on every device
+        which = nn.functional.one_hot(targets, len(objects)).to(code.dtype)
+        parts = list(torch.bmm(which, torch.cat(parts, -1)).split([part.shape[-1] for part in parts], -1))
+    scores, (cell, pushed) = parts[:1], parts[1:]
+    messages = []
+    for place in range(length):
+        drawn = None if uniform is None else uniform[..., place]
+        messages.append(chosen(scores[-1].detach().softmax(-1), drawn))
+        if place + 1 == length:
+            break
+        heard = nn.functional.one_hot(messages[-1], said.shape[1]).to(said.dtype)
+        hidden, cell = _Gates.apply(torch.baddbmm(pushed, heard, said), cell)
+        scores.append(_linear(weights, "out", hidden))
+        if place + 2 < length:
+            pushed = torch.bmm(hidden, recurrent)
+    return torch.stack(messages, -1), torch.stack(scores, -2)
+
+
+def listen(weights: Weights, messages: Tensor, objects: Tensor, *, rectify: bool = False) -> Tensor:
+    """The score of every object for every message, (S, B, N).
+
+    Args:
+        weights: of receivers.
+        messages: (S, B, L).
+        objects: features of all objects, (N, F).
+        rectify: ReLU behind the embedding of objects.
+    """
+    said, length = _said(weights), messages.shape[-1]
+    num_symbols = said.shape[1]
+    codes = _embed(weights, objects, rectify).mT
+    # where there are more games than possible messages, every message is read once, its beginnings too
+    if num_symbols**length > messages.shape[1]:
+        return torch.bmm(_linear(weights, "out", _read(weights, said, messages)), codes)
+    scores = torch.bmm(_linear(weights, "out", _read_all(weights, said, length)), codes)
+    powers = num_symbols ** torch.arange(length - 1, -1, -1, device=messages.device)
+    which = nn.functional.one_hot((messages * powers).sum(-1), num_symbols**length).to(scores.dtype)
+    return torch.bmm(which, scores)
+
+
+def _read(weights: Weights, said: Tensor, messages: Tensor) -> Tensor:
+    """The hidden state behind each message, (S, B, H)."""
+    hidden = cell = said.new_zeros(*messages.shape[:2], said.shape[-1] // 4)
+    for place, symbols in enumerate(messages.unbind(-1)):
+        gates = torch.bmm(nn.functional.one_hot(symbols, said.shape[1]).to(said.dtype), said)
+        if place:
+            gates = gates + torch.bmm(hidden, weights["cell.weight_hh"].mT)
+        hidden, cell = _Gates.apply(gates, cell)
+    return hidden
+
+
+def _read_all(weights: Weights, said: Tensor, length: int) -> Tensor:
+    """The hidden state behind every possible message, in the order of their digits, (S, V^L, H)."""
+    seeds, num_symbols, gates = said.shape
+    hidden, cell = _Gates.apply(said, said.new_zeros(1, 1, gates // 4).expand(seeds, num_symbols, -1))
+    for _ in range(length - 1):
+        pushed = torch.bmm(hidden, weights["cell.weight_hh"].mT)
+        longer = (pushed[:, :, None] + said[:, None]).reshape(seeds, -1, gates)
+        hidden, cell = _Gates.apply(longer, cell.repeat_interleave(num_symbols, 1))
+    return hidden
+
+
+class Play(NamedTuple):
+    """What was said and understood: messages (S, B, L), scores of symbols (S, B, L, V) and, where there was somebody
+    to listen, of candidates (S, B, N).
+    """
+
+    messages: Tensor
+    symbols: Tensor
+    objects: Tensor | None
+
+
+class Agents(nn.Module):
+    """A sender and a receiver for every seed."""
+
+    def __init__(
+        self, objects: Tensor, hidden: int, symbols: int, length: int, seeds: Sequence[int], *, rectify: bool = False
+    ) -> None:
+        """``objects``: features of all objects, (N, F); ``rectify``: see `speak`."""
+        super().__init__()
+        features = objects.shape[1]
+        self.length, self.rectify = length, rectify
+        # a sender's name ends in its seed: one prefix selects the senders of all
+        self.sender = nn.ModuleDict({f"seed_{seed}": Sender(features, hidden, symbols) for seed in seeds})
+        self.receiver = nn.ModuleDict({f"seed_{seed}": Receiver(features, hidden, symbols) for seed in seeds})
+        self.register_buffer("objects", objects, persistent=False)
+
+    def forward(self, targets: Tensor, uniform: Tensor | None = None, candidates: Tensor | None = None) -> Play:
+        """Speak about targets and, given candidates, listen.
+
+        Args:
+            targets: numbers of objects, (S, B).
+            uniform: what symbols are drawn by, in [0, 1), (S, B, L); None: the most probable.
+            candidates: which objects a receiver chooses from, (S, B, N), boolean.
+        """
+        objects: Tensor = self.objects  # type: ignore[assignment]
+        senders = stacked(list(self.sender.values()))
+        messages, symbols = speak(senders, objects, targets, self.length, uniform, rectify=self.rectify)
+        if candidates is None:
+            return Play(messages, symbols, None)
+        scores = listen(stacked(list(self.receiver.values())), messages, objects, rectify=self.rectify)
+        return Play(messages, symbols, scores.masked_fill(~candidates, FORBIDDEN))

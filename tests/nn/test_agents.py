@@ -1,0 +1,94 @@
+"""Stacked senders and receivers against torch's own layers, one agent and one symbol at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llf_ray.forget.groups import layout
+from llf_ray.nn.agents import FORBIDDEN, Agents, _Gates, chosen
+
+OBJECTS = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0.0]]).double()
+SYMBOLS, HIDDEN = 3, 4
+
+
+def agents(length: int, *, rectify: bool = False, seeds: tuple[int, ...] = (0, 2)) -> Agents:
+    torch.manual_seed(0)
+    return Agents(OBJECTS, HIDDEN, SYMBOLS, length, seeds, rectify=rectify).double()
+
+
+def games(number: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(number)
+    targets = torch.randint(len(OBJECTS), (2, number), generator=random)
+    candidates = (torch.rand(2, number, len(OBJECTS), generator=random) < 0.5).scatter(2, targets[..., None], True)
+    return targets, torch.rand(2, number, length, generator=random).double(), candidates
+
+
+def by_hand(both: Agents, place: int, targets: Tensor, uniform: Tensor, *, rectify: bool) -> tuple[Tensor, ...]:
+    """One seed's messages, scores of symbols and of objects, by LSTMCell and Linear."""
+    sender: Any = list(both.sender.values())[place]
+    receiver: Any = list(both.receiver.values())[place]
+    start = sender.embed(OBJECTS[targets])
+    start = start.relu() if rectify else start
+    hidden, cell = start, start if rectify else torch.zeros_like(start)
+    inputs, heard = torch.zeros(len(targets), SYMBOLS).double(), None
+    messages, scores = [], []
+    for place_of_symbol in range(uniform.shape[-1]):
+        hidden, cell = sender.cell(inputs, (hidden, cell))
+        scores.append(sender.out(hidden))
+        below = scores[-1].softmax(-1).cumsum(-1) <= uniform[:, place_of_symbol, None]
+        messages.append(below.sum(-1))
+        inputs = nn.functional.one_hot(messages[-1], SYMBOLS).double()
+        heard = receiver.cell(inputs, heard)
+    codes = receiver.embed(OBJECTS)
+    codes = codes.relu() if rectify else codes
+    return torch.stack(messages, -1), torch.stack(scores, -2), receiver.out(heard[0]) @ codes.T
+
+
+# few and many games: with many, objects and messages are looked at once each
+@pytest.mark.parametrize(("number", "length"), [(4, 2), (30, 2), (30, 3), (4, 1), (30, 1), (12, 3)])
+@pytest.mark.parametrize("rectify", [False, True])
+def test_stacked_agents_say_hear_and_learn_what_each_does_alone(number: int, length: int, rectify: bool) -> None:
+    both, (targets, uniform, candidates) = agents(length, rectify=rectify), games(number, length)
+    play = both(targets, uniform, candidates)
+    loss = torch.zeros(()).double()
+    for place in range(2):
+        messages, symbols, objects = by_hand(both, place, targets[place], uniform[place], rectify=rectify)
+        assert torch.equal(play.messages[place], messages)
+        torch.testing.assert_close(play.symbols[place], symbols, rtol=0, atol=1e-12)
+        offered = objects.masked_fill(~candidates[place], FORBIDDEN)
+        torch.testing.assert_close(play.objects[place], offered, rtol=0, atol=1e-12)
+        loss = loss + symbols.pow(3).sum() + objects[candidates[place]].pow(3).sum()
+    parameters = list(both.parameters())
+    mine = play.symbols.pow(3).sum() + play.objects[candidates].pow(3).sum()
+    expected, found = (torch.autograd.grad(value, parameters, materialize_grads=True) for value in (loss, mine))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_written_out_gradient_of_a_cell_is_the_true_one() -> None:
+    random = torch.Generator().manual_seed(1)
+    gates = torch.randn(2, 3, 20, generator=random, dtype=torch.float64, requires_grad=True)
+    cell = torch.randn(2, 3, 5, generator=random, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(_Gates.apply, (gates, cell))
+
+
+def test_a_number_drawn_uniformly_chooses_by_probability() -> None:
+    probabilities = torch.tensor([0.2, 0.0, 0.5, 0.3])
+    drawn = chosen(probabilities.expand(1000, 4), torch.arange(1000) / 1000 + 0.0005)
+    assert torch.bincount(drawn, minlength=4).tolist() == [200, 0, 500, 300]
+    assert chosen(probabilities, None) == 2
+
+
+def test_the_largest_number_below_one_never_chooses_past_the_end() -> None:
+    probabilities = torch.full((7,), 1 / 7)
+    assert chosen(probabilities, torch.tensor(1.0)) == 6
+
+
+def test_one_name_selects_the_senders_of_all_seeds() -> None:
+    names = [slot.name for slot in layout(agents(2))]
+    assert {name.split(".")[0] for name in names} == {"sender", "receiver"}
+    assert {name.split(".")[1] for name in names} == {"seed_0", "seed_2"}
+    assert len(names) == 2 * 2 * 8
