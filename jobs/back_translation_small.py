@@ -6,12 +6,12 @@ Sennrich et al. 2016 (arXiv:1511.06709) learn from text in the target language b
 """
 
 from llf_ray.cli import main_job
-from llf_ray.data.synthetic_languages import SyntheticLanguages
+from llf_ray.data import SyntheticLanguages
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking
 from llf_ray.recipes.back_translation import BackTranslation
 from llf_ray.run import Resources, RunConfig
-from llf_ray.tasks.translation import Recurrent, Translation
+from llf_ray.tasks import Recurrent, Translation
 
 config = RunConfig(
     name="back-translation-small",

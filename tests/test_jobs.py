@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1] / "jobs"
 SMALL = sorted(ROOT.glob("*.py"))
 PAPER = sorted((ROOT / "paper").glob("*.py"))
 ITEMS = {"cub": 5_594, "tiny_imagenet": 98_000}  # of the training parts, less what is cut for validation
+IMAGES = [path for path in PAPER if any(name in path.stem for name in ITEMS)]
+MADE = [path for path in PAPER if path not in IMAGES]  # their data are made, not read
 
 
 def value_of(path: Path) -> RunConfig | Comparison:
@@ -38,7 +40,7 @@ def test_a_small_job_prepares_at_the_common_budget(path):
     assert {prepared.plan.total for prepared in arms.values()} == {1600}
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_a_paper_job_gives_its_plan_without_data(path):
     """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
     (items,) = [number for name, number in ITEMS.items() if name in path.stem]
@@ -47,7 +49,7 @@ def test_a_paper_job_gives_its_plan_without_data(path):
     assert totals == {(items // 32) * (2200 if "cub" in path.stem else 1600)}
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_a_paper_job_fits_its_network(path, monkeypatch):
     """Thresholds and options meet the real network, with stand-ins for the data that are not here."""
     config = configs(path)[0]
@@ -58,6 +60,18 @@ def test_a_paper_job_fits_its_network(path, monkeypatch):
     for one in {repr(c.recipe): c for c in configs(path)}.values():
         prepared = prepare(one)
         assert sum(slot.size for slot in prepared.slots) > 10_000_000
+
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.stem)
+def test_a_paper_job_whose_data_are_made_prepares_as_it_is(path):
+    """Ten times the small job's network, and no less training for each item."""
+    small = prepare(value_of(ROOT / f"{path.stem.rpartition('_')[0]}_small.py"))
+    for config in configs(path):
+        prepared = prepare(config)
+        sizes = [sum(slot.size for slot in one.slots) for one in (prepared, small)]
+        assert sizes[0] > 10 * sizes[1]
+        passes = [p.plan.total * p.config.engine.batch / p.config.task.num_items("train") for p in (prepared, small)]
+        assert passes[0] >= passes[1]
 
 
 def test_names_of_jobs_are_those_of_their_files():

@@ -1,16 +1,16 @@
 """Iterative back-translation between two larger synthetic languages, for a GPU: ten times the words and the text.
 
-The method is that of Hoang et al. 2018 (W18-2703), one round of it that of Sennrich et al. 2016 (arXiv:1511.06709); their
-data (WMT, millions of pairs) are not used here, so no published number belongs beside these.
+The method is that of Hoang et al. 2018 (W18-2703), one round of it that of Sennrich et al. 2016 (arXiv:1511.06709).
+Their data (WMT, millions of pairs) are not used, so no published number belongs beside these.
 """
 
 from llf_ray.cli import main_job
-from llf_ray.data.synthetic_languages import SyntheticLanguages
+from llf_ray.data import SyntheticLanguages
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking
 from llf_ray.recipes.back_translation import BackTranslation
 from llf_ray.run import Resources, RunConfig
-from llf_ray.tasks.translation import Recurrent, Translation
+from llf_ray.tasks import Recurrent, Translation
 
 config = RunConfig(
     name="back-translation-synthetic",

@@ -7,6 +7,7 @@ from llf_ray.data.hugging_face import HuggingFace
 from llf_ray.data.mosaic import Mosaic
 from llf_ray.data.photographs import FashionOnPhotographs
 from llf_ray.data.sample import FashionSample
+from llf_ray.data.synthetic_languages import SyntheticLanguages
 from llf_ray.data.torchvision_sets import Torchvision
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Folder",
     "HuggingFace",
     "Mosaic",
+    "SyntheticLanguages",
     "TimmAugment",
     "Torchvision",
 ]

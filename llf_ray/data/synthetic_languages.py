@@ -177,9 +177,7 @@ def say_first(clause: Clause, lexicon: Lexicon) -> list[str]:
 def _first_phrase(phrase: Phrase, lexicon: Lexicon) -> list[str]:
     adjective = [] if phrase.adjective is None else [lexicon.adjectives[phrase.adjective]]
     plural = ["+s"] if phrase.plural else []
-    relative = (
-        [] if phrase.relative is None else ["that", *_first_predicate(phrase.relative, phrase.plural, lexicon)]
-    )
+    relative = [] if phrase.relative is None else ["that", *_first_predicate(phrase.relative, phrase.plural, lexicon)]
     return [*adjective, lexicon.nouns[phrase.noun], *plural, *relative]
 
 

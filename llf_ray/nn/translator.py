@@ -60,9 +60,7 @@ class Translator(nn.Module):
     def _read(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of each word in its sentence, (batch, length, 2 hidden), and the decoder's first state."""
         lengths = (source != self.padding).sum(1).cpu()
-        packed = pack_padded_sequence(
-            self.dropout(self.embed(source)), lengths, batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(self.dropout(self.embed(source)), lengths, batch_first=True, enforce_sorted=False)
         read, last = self.encoder(packed)
         memory = pad_packed_sequence(read, batch_first=True, total_length=source.shape[1])[0]
         return memory, torch.tanh(self.bridge(torch.cat((last[0], last[1]), 1)))[None]

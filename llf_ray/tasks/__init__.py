@@ -9,5 +9,16 @@ from llf_ray.tasks.classification import (
     SmallResNet,
     TimmModel,
 )
+from llf_ray.tasks.translation import Recurrent, Translation
 
-__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "Pretrained", "SmallResNet", "TimmModel"]
+__all__ = [
+    "Classification",
+    "Fresh",
+    "FromFile",
+    "FromRun",
+    "Pretrained",
+    "Recurrent",
+    "SmallResNet",
+    "TimmModel",
+    "Translation",
+]

@@ -52,9 +52,7 @@ class Recurrent:
 
     def make(self, num_words: int) -> nn.Module:
         """A network for so many words of both languages together."""
-        return Translator(
-            num_words, embedding=self.embedding, hidden=self.hidden, dropout=self.dropout, padding=PAD
-        )
+        return Translator(num_words, embedding=self.embedding, hidden=self.hidden, dropout=self.dropout, padding=PAD)
 
 
 @dataclass(frozen=True, kw_only=True)

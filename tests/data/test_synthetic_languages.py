@@ -121,9 +121,8 @@ def test_a_word_alone_may_mean_two_things() -> None:
     first, second = SMALL.corpora().lexicons
     assert len(set(first.verbs) & set(first.nouns)) == 4
     assert len(set(second.adjectives) & set(second.nouns)) == 4
-    assert not set((*first.nouns, *first.verbs, *first.adjectives)) & set(
-        (*second.nouns, *second.verbs, *second.adjectives)
-    )
+    words = [{*lexicon.nouns, *lexicon.verbs, *lexicon.adjectives} for lexicon in (first, second)]
+    assert not words[0] & words[1]
 
 
 def test_no_two_sentences_share_a_meaning_but_for_the_pairs() -> None:
