@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from llf_ray.config import SettingError, check, check_number, to_plain
 
 __all__ = [
+    "BACK_TRANSLATIONS",
     "FREEZE",
     "RECALIBRATE",
     "Answer",
@@ -52,6 +53,8 @@ __all__ = [
 # passes that tasks on images offer
 FREEZE = "freeze the normaliser behind"
 RECALIBRATE = "recalibrate statistics"
+# what a task of translation generates
+BACK_TRANSLATIONS = "back-translations"
 
 
 class Selection(Protocol):

@@ -49,6 +49,8 @@ EPOCHS = {  # of each arm, as published; those of another job are for all jobs o
     "active_forgetting_cifar100_vit": 200,
 }
 
+IMAGES = [path for path in PAPER if any(name in path.stem for name in ITEMS)]
+MADE = [path for path in PAPER if path not in IMAGES and path not in GAMES]  # their data are made, not read
 PER_CLASS = {"cub": [30] * 194 + [29] * 6, "tiny_imagenet": [500] * 200}  # of the training parts as published
 SIZES = {"resnet18": 11_000_000, "resnet20": 270_000, "resnet50": 23_000_000, "vit": 5_000_000}  # entries, or more
 
@@ -77,7 +79,7 @@ def test_a_small_job_prepares_at_the_common_budget(path):
     assert {prepared.plan.total for prepared in arms.values()} == {1600}
 
 
-@pytest.mark.parametrize("path", [path for path in PAPER if path not in GAMES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_a_paper_job_gives_its_plan_without_data(path):
     """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
     items = longest(ITEMS, path.stem)
@@ -110,7 +112,7 @@ def test_the_items_counted_here_are_what_the_jobs_cuts_leave(name):
         assert len(held_out(labels, "train", config.task.data, cut_validation=True)) == ITEMS[name]
 
 
-@pytest.mark.parametrize("path", [path for path in PAPER if path not in GAMES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_a_paper_job_fits_its_network(path, monkeypatch):
     """Thresholds and options meet the real network, with stand-ins for the data that are not here."""
     config = configs(path)[0]
@@ -130,6 +132,18 @@ def test_jobs_of_the_language_game_play_it_for_as_many_steps(folder, steps):
         plan = prepare(value_of(path)).plan
         found.add(sum(n for phase, n in zip(plan.phases, plan.steps, strict=True) if phase.objective.kind == "task"))
     assert found == steps
+
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.stem)
+def test_a_paper_job_whose_data_are_made_prepares_as_it_is(path):
+    """Ten times the small job's network, and no less training for each item."""
+    small = prepare(value_of(ROOT / f"{path.stem.rpartition('_')[0]}_small.py"))
+    for config in configs(path):
+        prepared = prepare(config)
+        sizes = [sum(slot.size for slot in one.slots) for one in (prepared, small)]
+        assert sizes[0] > 10 * sizes[1]
+        passes = [p.plan.total * p.config.engine.batch / p.config.task.num_items("train") for p in (prepared, small)]
+        assert passes[0] >= passes[1]
 
 
 def test_names_of_jobs_are_those_of_their_files():

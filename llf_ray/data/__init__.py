@@ -13,6 +13,7 @@ from llf_ray.data.mosaic import Mosaic
 from llf_ray.data.photographs import FashionOnPhotographs
 from llf_ray.data.sample import FashionSample
 from llf_ray.data.stanford_dogs import StanfordDogs
+from llf_ray.data.synthetic_languages import SyntheticLanguages
 from llf_ray.data.tiny_imagenet import TinyImageNet
 from llf_ray.data.torchvision_sets import Torchvision
 
@@ -30,6 +31,7 @@ __all__ = [
     "Isic",
     "Mosaic",
     "StanfordDogs",
+    "SyntheticLanguages",
     "TimmAugment",
     "TinyImageNet",
     "Torchvision",

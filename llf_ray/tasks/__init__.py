@@ -10,5 +10,17 @@ from llf_ray.tasks.classification import (
     TimmModel,
 )
 from llf_ray.tasks.language_game import LanguageGame
+from llf_ray.tasks.translation import Recurrent, Translation
 
-__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "LanguageGame", "Pretrained", "SmallResNet", "TimmModel"]
+__all__ = [
+    "Classification",
+    "Fresh",
+    "FromFile",
+    "FromRun",
+    "LanguageGame",
+    "Pretrained",
+    "Recurrent",
+    "SmallResNet",
+    "TimmModel",
+    "Translation",
+]

@@ -15,6 +15,7 @@ import pytest
 import llf_ray.recipes
 from llf_ray.config import SettingError, check, from_plain, override, to_plain
 from llf_ray.plan import Observed, Plan, Schedule, check_plan, compute, spans
+from llf_ray.recipes.back_translation import BackTranslation
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
@@ -38,6 +39,9 @@ ABLATIONS = {
     "later_layer, later held": LaterLayer(hold="later"),
     "later_layer, early held": LaterLayer(hold="early"),
     "later_layer, one draw": LaterLayer(fixed=True, repeat_order=True),
+    "back_translation, once": BackTranslation(iterated=False),
+    "back_translation, later forgotten": BackTranslation(forget="later"),
+    "back_translation, warm": BackTranslation(forget="nothing"),
 }
 
 
@@ -105,7 +109,7 @@ def test_an_ablation_is_a_plan_of_the_same_budget(recipe: Any) -> None:
 
 
 def test_ablations_are_different_plans() -> None:
-    recipes = [*ABLATIONS.values(), Seal(), LaterLayer(), Restarts(), Long()]
+    recipes = [*ABLATIONS.values(), Seal(), LaterLayer(), BackTranslation(), Restarts(), Long()]
     assert len({compiled(recipe).fingerprint for recipe in recipes}) == len(recipes)
 
 
