@@ -367,9 +367,9 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
 
 def _draw_run(folder: Path) -> None:
-    from llf_ray.figures import draw_run
+    from llf_ray.studies.probes import draw_all
 
-    draw_run(folder, folder / "figures" / "run.png")
+    draw_all(folder)
 
 
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
@@ -589,6 +589,19 @@ def slim(run: str, out: Path | None, folder: Path) -> None:
         )
     click.echo(f"largest difference from the whole network with its forgotten part zeroed: {found.difference:.2g}")
     click.echo(f"written: {found.folder}")
+
+
+@main.command()
+@run_argument
+@runs_option
+def probes(run: str, folder: Path) -> None:
+    """Show and draw what a run's probes found: targeted forgetting on a clone, over training."""
+    from llf_ray.studies import probes as found
+
+    place = _find(run, folder)
+    _console().print(found.report(place))
+    for name, path in zip(("table", "figure"), found.write(place), strict=True):
+        click.echo(f"{name}: {path}")
 
 
 @main.command()

@@ -24,7 +24,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from llf_ray.config import shortened
 from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
 
-__all__ = ["Arm", "Band", "Lane", "Line", "Marks", "Timeline", "comparison", "draw_run", "timeline"]
+__all__ = [
+    "Arm",
+    "Band",
+    "Lane",
+    "Line",
+    "Marks",
+    "Timeline",
+    "comparison",
+    "draw_probes",
+    "draw_run",
+    "timeline",
+]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -525,6 +536,105 @@ def _draw_measured(ax: Axes, measured: Measured) -> None:
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, measured.metric)))
+
+
+# --------------------------------------------------------------------------------------------------------------- probes
+
+GROUP_LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "clean": {"color": BLUE, "linestyle": "-"},
+    "mislabelled": {"color": RED, "linestyle": "-"},
+    "easy": {"color": SKY, "linestyle": DASHES[1]},
+    "hard": {"color": ORANGE, "linestyle": DASHES[1]},
+}
+GROUP_NAMES = {"easy": "largest margin", "hard": "smallest margin"}
+PANELS = 4  # panels in a row, one a perturbation
+
+
+def draw_probes(run_folder: Path, path: Path) -> Path | None:
+    """Draw what a run's probes found by optimizer step, from its journal alone; None where there are none.
+
+    On top what each group of examples gets right, and how selective each perturbation is (retention of the clean or
+    easy group less that of the mislabelled or hard one); below the retention of every group, a panel a perturbation.
+    """
+    records = [record for record in read(run_folder / "journal.jsonl") if record["kind"] == "probe"]
+    found: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+    for record in records:
+        found.setdefault(record["perturbation"], []).append((record["step"], record["values"]))
+    before = found.pop("before", [])
+    if not before:
+        return None
+    rows = -(-len(found) // PANELS)
+    selective = [(key, title) for key, title in SELECTIVITIES if _ever(found.values(), key)]
+    with _drawing(path, 11.5, 3.7 + 2.5 * rows) as figure:
+        grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1.35, *[1.0] * rows])
+        width = 12 // (1 + len(selective))
+        first = figure.add_subplot(grid[0, :width])
+        _draw_groups(first, before, "accuracy", legend=True)
+        first.set_title("right, before the perturbation")
+        for place, (key, title) in enumerate(selective, start=1):
+            ax = figure.add_subplot(grid[0, place * width : (place + 1) * width])
+            _draw_selectivity(ax, found, key)
+            ax.set_title(title)
+            if place == 1:
+                figure.legend(
+                    *ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(found)), title=""
+                )
+        for place, (name, points) in enumerate(found.items()):
+            row, column = divmod(place, PANELS)
+            ax = figure.add_subplot(grid[1 + row, 3 * column : 3 * column + 3])
+            _draw_groups(ax, points, "retention", legend=False)
+            ax.set_ylim(0, 1.25)
+            ax.set_title("\n".join(wrap(name, 28)), fontsize=9)
+            if not column:
+                ax.set_ylabel("retention")
+        figure.suptitle(shortened(f"{blank_summary(run_folder).name}: targeted forgetting on a clone", 90))
+    return path
+
+
+SELECTIVITIES = (
+    ("selectivity/mislabelled", "retention, clean less mislabelled"),
+    ("selectivity/hard", "retention, easy less hard"),
+)
+
+
+def _ever(found: Any, key: str) -> bool:
+    return any(key in values for points in found for _, values in points)
+
+
+def _draw_groups(ax: Axes, points: Sequence[tuple[int, Mapping[str, float]]], what: str, *, legend: bool) -> None:
+    for group, look in GROUP_LOOKS.items():
+        known = [(step, values[f"{group}/{what}"]) for step, values in points if f"{group}/{what}" in values]
+        if known:
+            ax.plot(
+                *zip(*known, strict=True), label=GROUP_NAMES.get(group, group), linewidth=1.7, **_dotted(known), **look
+            )
+    _finish_panel(ax)
+    if legend:
+        ax.set_ylim(0, 1.03)
+        ax.legend(loc="lower right")
+
+
+def _draw_selectivity(ax: Axes, found: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], key: str) -> None:
+    for number, (name, points) in enumerate(found.items()):
+        known = [(step, values[key]) for step, values in points if key in values]
+        if known:
+            ax.plot(*zip(*known, strict=True), label=name, linewidth=1.7, **_dotted(known), **_look(number))
+    ax.axhline(0, color="#999999", linewidth=0.9)
+    # a ratio to a few right answers early in training would press all else together
+    ax.set_ylim(max(-1.05, ax.get_ylim()[0]), min(1.05, ax.get_ylim()[1]))
+    _finish_panel(ax)
+
+
+def _dotted(points: Sequence[Any]) -> dict[str, Any]:
+    """A single point is no line: it gets a dot."""
+    return {"marker": "o", "markersize": 4.0} if len(points) == 1 else {}
+
+
+def _finish_panel(ax: Axes) -> None:
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    ax.set_xlim(left=0)
+    _count_steps(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison

@@ -172,8 +172,9 @@ class Journal:
     already written.
 
     What counts as the same: the same metric at the same step (within "metrics", and within each role of
-    "score"); the same phase index, operation (of one generation) or checkpoint folder at the same step. Of a
-    repeat the first stays. States and notes are always kept. A last line that a crash has torn is cut off.
+    "score" and each perturbation of "probe"); the same phase index, operation (of one generation) or
+    checkpoint folder at the same step. Of a repeat the first stays. States and notes are always kept. A last
+    line that a crash has torn is cut off.
     Every whole line is with the kernel when `append` returns, and on the disk for all but metrics.
     """
 
@@ -253,6 +254,8 @@ def _scope(record: Mapping[str, Any]) -> str | None:
     """Within what a record's values are unique per step, or None where it has no values."""
     if record["kind"] == "metrics":
         return "metrics"
+    if record["kind"] == "probe":
+        return f"probe/{record['perturbation']}"
     return f"score/{record['role']}" if record["kind"] == "score" else None
 
 

@@ -5,9 +5,19 @@ from llf_ray.tasks.classification import (
     Fresh,
     FromFile,
     FromRun,
+    MultiLayerPerceptron,
     Pretrained,
     SmallResNet,
     TimmModel,
 )
 
-__all__ = ["Classification", "Fresh", "FromFile", "FromRun", "Pretrained", "SmallResNet", "TimmModel"]
+__all__ = [
+    "Classification",
+    "Fresh",
+    "FromFile",
+    "FromRun",
+    "MultiLayerPerceptron",
+    "Pretrained",
+    "SmallResNet",
+    "TimmModel",
+]
