@@ -1,1 +1,1 @@
-"""What is measured on a trained network: functions of a model and data, of torch and numpy alone."""
+"""What is measured on a trained network: functions of a model and data, of torch, numpy and scipy alone."""
