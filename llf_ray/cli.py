@@ -483,6 +483,72 @@ def _compare(place: Path, comparison: Comparison, made: Sequence[Any], plain: bo
     _end(outcomes, heard, [*lines, *([problem] if problem else [])], place / LOG)
 
 
+# ------------------------------------------------------------------------------------------------------------- studies
+
+
+@main.group(cls=Commands)
+def study() -> None:
+    """Hold published claims against numbers of one's own."""
+
+
+@study.command()
+@click.option(
+    "--size",
+    type=click.Choice(["quick", "small", "paper"]),
+    default="quick",
+    show_default=True,
+    help="quick: two minutes on the bundled images; small: half an hour on two cores; paper: GPUs of a cluster.",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data sets lie, in place of the variable LLF_RAY_DATA.",
+)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3].")
+@click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
+@click.option("--tables", is_flag=True, help="Train nothing: make tables and figures of what is there.")
+@plain_option
+@verbose_option
+@runs_option
+def forgetting(
+    size: str,
+    data_root: Path | None,
+    seeds: int | None,
+    name: str,
+    tables: bool,
+    plain: bool,
+    verbose: bool,
+    folder: Path,
+) -> None:
+    """Train the whole family of forget-and-relearn methods at one budget and judge what was published of them.
+
+    Trainings run side by side, one core (or GPU) each; the same command carries on a study that stopped.
+    """
+    if data_root is not None:
+        os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
+    from llf_ray.studies import forgetting as settings
+    from llf_ray.studies import forgetting_results as results
+
+    _quiet(plain)
+    asked = settings.make(size, seeds=seeds, folder=str(folder), name=name)  # type: ignore[arg-type]
+    heard, outcomes, lines = Heard(), list[Any](), list[str]()
+    place, made = _checked(lambda: settings.begin(asked))
+    if not tables:
+        click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
+        outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard)
+        lines = [
+            f"{run.folder.name} {o.state}: {o.message}"
+            for run, o in zip(made, outcomes, strict=True)
+            if o.state == "failed"
+        ]
+        if any(outcome.state != "finished" for outcome in outcomes):
+            lines.append("go on with the same command")
+    found = results.findings(place, asked)
+    _console().print(results.report(found))
+    lines = [*(f"{path.stem}: {path}" for path in results.write(place, found)), *lines]
+    _end(outcomes, heard, lines, place / LOG)
+
+
 # ---------------------------------------------------------------------------------------------------- looking at runs
 
 

@@ -295,7 +295,7 @@ def groups(before: Answers, mislabelled: Tensor | None = None, *, hardest: float
     number = len(before.margin)
     size = max(1, round(hardest * number))
     order = torch.argsort(before.margin, stable=True)
-    found = {}
+    found: dict[str, Tensor] = {}
     if mislabelled is not None:
         found |= {"clean": ~mislabelled.bool(), "mislabelled": mislabelled.bool()}
     for name, places in (("easy", order[number - size :]), ("hard", order[:size])):
