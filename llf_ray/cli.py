@@ -367,9 +367,9 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
 
 def _draw_run(folder: Path) -> None:
-    from llf_ray.figures import draw_run
+    from llf_ray.studies.probes import draw_all
 
-    draw_run(folder, folder / "figures" / "run.png")
+    draw_all(folder)
 
 
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
@@ -483,7 +483,93 @@ def _compare(place: Path, comparison: Comparison, made: Sequence[Any], plain: bo
     _end(outcomes, heard, [*lines, *([problem] if problem else [])], place / LOG)
 
 
+# ------------------------------------------------------------------------------------------------------------- studies
+
+
+@main.group(cls=Commands)
+def study() -> None:
+    """Hold published claims against numbers of one's own."""
+
+
+@study.command()
+@click.option(
+    "--size",
+    type=click.Choice(["quick", "small", "paper"]),
+    default="quick",
+    show_default=True,
+    help="quick: two minutes on the bundled images; small: half an hour on two cores; paper: GPUs of a cluster.",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data sets lie, in place of the variable LLF_RAY_DATA.",
+)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3].")
+@click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
+@click.option("--tables", is_flag=True, help="Train nothing: make tables and figures of what is there.")
+@plain_option
+@verbose_option
+@runs_option
+def forgetting(
+    size: str,
+    data_root: Path | None,
+    seeds: int | None,
+    name: str,
+    tables: bool,
+    plain: bool,
+    verbose: bool,
+    folder: Path,
+) -> None:
+    """Train the whole family of forget-and-relearn methods at one budget and judge what was published of them.
+
+    Trainings run side by side, one core (or GPU) each; the same command carries on a study that stopped.
+    """
+    if data_root is not None:
+        os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
+    from llf_ray.studies import forgetting as settings
+    from llf_ray.studies import forgetting_results as results
+
+    _quiet(plain)
+    asked = settings.make(size, seeds=seeds, folder=str(folder), name=name)  # type: ignore[arg-type]
+    heard, outcomes, lines = Heard(), list[Any](), list[str]()
+    place, made = _checked(lambda: settings.begin(asked))
+    if not tables:
+        click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
+        outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard)
+        lines = [
+            f"{run.folder.name} {o.state}: {o.message}"
+            for run, o in zip(made, outcomes, strict=True)
+            if o.state == "failed"
+        ]
+        if any(outcome.state != "finished" for outcome in outcomes):
+            lines.append("go on with the same command")
+    found = results.findings(place, asked)
+    _console().print(results.report(found))
+    lines = [*(f"{path.stem}: {path}" for path in results.write(place, found)), *lines]
+    _end(outcomes, heard, lines, place / LOG)
+
+
 # ---------------------------------------------------------------------------------------------------- looking at runs
+
+
+@study.command()
+@click.option("--size", default="small", show_default=True, help="quick (a minute, shows that it runs) or small.")
+@click.option("--seeds", type=int, help="How many, side by side in every run [default: 3].")
+@click.option("--processes", type=click.IntRange(min=1), help="Arms at a time [default: one a core].")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where it goes [default: runs/study-language-SIZE].")
+def language(size: str, seeds: int | None, processes: int | None, folder: Path | None) -> None:
+    """Does forgetting make languages that are easier to learn? Five methods play the same game.
+
+    A study that was stopped goes on where it was.
+    """
+    from llf_ray.studies.language import TABLE, conclusions, run_study
+
+    place = folder or Path("runs") / f"study-language-{size}"
+    result = run_study(size, place, num_seeds=seeds, processes=processes, say=click.echo)
+    for line in conclusions(result):
+        click.echo(line)
+    click.echo(f"table: {place / TABLE}")
+    click.echo(f"figures: {place / 'figures'}")
 
 
 @main.command()
@@ -591,31 +677,6 @@ def slim(run: str, out: Path | None, folder: Path) -> None:
     click.echo(f"written: {found.folder}")
 
 
-@main.group()
-def study() -> None:
-    """Answer the papers' claims with runs of this project's own."""
-
-
-@study.command()
-@click.option("--size", default="small", show_default=True, help="quick (a minute, shows that it runs) or small.")
-@click.option("--seeds", type=int, help="How many, side by side in every run [default: 3].")
-@click.option("--processes", type=click.IntRange(min=1), help="Arms at a time [default: one a core].")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where it goes [default: runs/study-language-SIZE].")
-def language(size: str, seeds: int | None, processes: int | None, folder: Path | None) -> None:
-    """Does forgetting make languages that are easier to learn? Five methods play the same game.
-
-    A study that was stopped goes on where it was.
-    """
-    from llf_ray.studies.language import TABLE, conclusions, run_study
-
-    place = folder or Path("runs") / f"study-language-{size}"
-    result = run_study(size, place, num_seeds=seeds, processes=processes, say=click.echo)
-    for line in conclusions(result):
-        click.echo(line)
-    click.echo(f"table: {place / TABLE}")
-    click.echo(f"figures: {place / 'figures'}")
-
-
 @main.command()
 @run_argument
 @runs_option
@@ -690,6 +751,19 @@ def measure(run: str, measures: tuple[str, ...], targets: tuple[str, ...], folde
     click.echo(f"written: {found / study.FOLDER}")
     if problem := study.publish_measures(found):
         click.echo(f"llf-ray: {problem}", err=True)
+
+
+@main.command()
+@run_argument
+@runs_option
+def probes(run: str, folder: Path) -> None:
+    """Show and draw what a run's probes found: targeted forgetting on a clone, over training."""
+    from llf_ray.studies import probes as found
+
+    place = _find(run, folder)
+    _console().print(found.report(place))
+    for name, path in zip(("table", "figure"), found.write(place), strict=True):
+        click.echo(f"{name}: {path}")
 
 
 @main.command()

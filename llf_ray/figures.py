@@ -29,15 +29,20 @@ __all__ = [
     "Band",
     "Course",
     "Courses",
+    "Interval",
     "Lane",
     "Line",
     "Marks",
+    "Series",
     "Timeline",
     "comparison",
     "courses",
     "depths",
+    "draw_probes",
     "draw_run",
+    "intervals",
     "reliability",
+    "sweep",
     "timeline",
 ]
 
@@ -542,6 +547,105 @@ def _draw_measured(ax: Axes, measured: Measured) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, measured.metric)))
 
 
+# --------------------------------------------------------------------------------------------------------------- probes
+
+GROUP_LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "clean": {"color": BLUE, "linestyle": "-"},
+    "mislabelled": {"color": RED, "linestyle": "-"},
+    "easy": {"color": SKY, "linestyle": DASHES[1]},
+    "hard": {"color": ORANGE, "linestyle": DASHES[1]},
+}
+GROUP_NAMES = {"easy": "largest margin", "hard": "smallest margin"}
+PANELS = 4  # panels in a row, one a perturbation
+
+
+def draw_probes(run_folder: Path, path: Path) -> Path | None:
+    """Draw what a run's probes found by optimizer step, from its journal alone; None where there are none.
+
+    On top what each group of examples gets right, and how selective each perturbation is (retention of the clean or
+    easy group less that of the mislabelled or hard one); below the retention of every group, a panel a perturbation.
+    """
+    records = [record for record in read(run_folder / "journal.jsonl") if record["kind"] == "probe"]
+    found: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+    for record in records:
+        found.setdefault(record["perturbation"], []).append((record["step"], record["values"]))
+    before = found.pop("before", [])
+    if not before:
+        return None
+    rows = -(-len(found) // PANELS)
+    selective = [(key, title) for key, title in SELECTIVITIES if _ever(found.values(), key)]
+    with _drawing(path, 11.5, 3.7 + 2.5 * rows) as figure:
+        grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1.35, *[1.0] * rows])
+        width = 12 // (1 + len(selective))
+        first = figure.add_subplot(grid[0, :width])
+        _draw_groups(first, before, "accuracy", legend=True)
+        first.set_title("right, before the perturbation")
+        for place, (key, title) in enumerate(selective, start=1):
+            ax = figure.add_subplot(grid[0, place * width : (place + 1) * width])
+            _draw_selectivity(ax, found, key)
+            ax.set_title(title)
+            if place == 1:
+                figure.legend(
+                    *ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(found)), title=""
+                )
+        for place, (name, points) in enumerate(found.items()):
+            row, column = divmod(place, PANELS)
+            ax = figure.add_subplot(grid[1 + row, 3 * column : 3 * column + 3])
+            _draw_groups(ax, points, "retention", legend=False)
+            ax.set_ylim(0, 1.25)
+            ax.set_title("\n".join(wrap(name, 28)), fontsize=9)
+            if not column:
+                ax.set_ylabel("retention")
+        figure.suptitle(shortened(f"{blank_summary(run_folder).name}: targeted forgetting on a clone", 90))
+    return path
+
+
+SELECTIVITIES = (
+    ("selectivity/mislabelled", "retention, clean less mislabelled"),
+    ("selectivity/hard", "retention, easy less hard"),
+)
+
+
+def _ever(found: Any, key: str) -> bool:
+    return any(key in values for points in found for _, values in points)
+
+
+def _draw_groups(ax: Axes, points: Sequence[tuple[int, Mapping[str, float]]], what: str, *, legend: bool) -> None:
+    for group, look in GROUP_LOOKS.items():
+        known = [(step, values[f"{group}/{what}"]) for step, values in points if f"{group}/{what}" in values]
+        if known:
+            ax.plot(
+                *zip(*known, strict=True), label=GROUP_NAMES.get(group, group), linewidth=1.7, **_dotted(known), **look
+            )
+    _finish_panel(ax)
+    if legend:
+        ax.set_ylim(0, 1.03)
+        ax.legend(loc="lower right")
+
+
+def _draw_selectivity(ax: Axes, found: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], key: str) -> None:
+    for number, (name, points) in enumerate(found.items()):
+        known = [(step, values[key]) for step, values in points if key in values]
+        if known:
+            ax.plot(*zip(*known, strict=True), label=name, linewidth=1.7, **_dotted(known), **_look(number))
+    ax.axhline(0, color="#999999", linewidth=0.9)
+    # a ratio to a few right answers early in training would press all else together
+    ax.set_ylim(max(-1.05, ax.get_ylim()[0]), min(1.05, ax.get_ylim()[1]))
+    _finish_panel(ax)
+
+
+def _dotted(points: Sequence[Any]) -> dict[str, Any]:
+    """A single point is no line: it gets a dot."""
+    return {"marker": "o", "markersize": 4.0} if len(points) == 1 else {}
+
+
+def _finish_panel(ax: Axes) -> None:
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    ax.set_xlim(left=0)
+    _count_steps(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
 # ----------------------------------------------------------------------------------------------------------- comparison
 
 
@@ -562,15 +666,15 @@ class Arm:
 
 
 def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "accuracy") -> Path:
-    """Draw validation scores by budget (mean line, band from the lowest seed to the highest) and test scores at its
-    end.
+    """Draw validation scores by budget (mean line, and up to six arms a band from the lowest seed to the highest) and
+    test scores at its end.
     """
     many = len(arms) > 6
     with _drawing(path, 10.5, 5.0 + 0.25 * many * len(arms) / 2) as figure:
         main, side = figure.subplots(1, 2, width_ratios=[4.0, min(3.0, max(1.0, 0.28 * len(arms)))])
         looks = _looks([arm.label for arm in arms])
         for arm in arms:
-            _draw_arm(main, arm, looks[arm.label])
+            _draw_arm(main, arm, looks[arm.label], band=not many)
         _draw_test(side, arms, looks, metric)
         main.set_title(shortened(title, 90))
         main.set_ylabel(f"validation {metric}")
@@ -605,6 +709,9 @@ SCHEDULES = (
     *("long", "restarts", "seal", "later_layer"),
     *("later_layer_reverse", "later_layer_hold_later", "later_layer_hold_early", "later_layer_fixed"),
     *("seal_reverse", "seal_hold_late", "seal_later_layer"),
+    *("pruning", "warm_start", "wels", "kels", "shrink_perturb"),
+    *("bunched_early", "pruning_random", "bunched_late", "tiny_later_layer", "pruning_reinit"),
+    *("forget_fc", "forget_layer4", "forget_layer2", "forget_all"),
 )  # each keeps its look in every comparison, whoever else is in it
 
 
@@ -637,12 +744,13 @@ def _on_common_steps(curves: Mapping[int, Sequence[tuple[int, float]]]) -> tuple
     return steps, np.array([[points[step] for step in steps] for points in by_seed])
 
 
-def _draw_arm(ax: Axes, arm: Arm, look: Mapping[str, Any]) -> None:
+def _draw_arm(ax: Axes, arm: Arm, look: Mapping[str, Any], *, band: bool) -> None:
+    """Its mean; the band of its seeds where there is room: many bands on one another hide what they show."""
     steps, scores = _on_common_steps(arm.curves)
     if not steps:
         return
     ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, linewidth=2.0, zorder=3, **look)
-    if len(scores) > 1:
+    if band and len(scores) > 1:
         ax.fill_between(steps, scores.min(0), scores.max(0), color=look["color"], alpha=0.15, linewidth=0, zorder=2)
 
 
@@ -840,3 +948,114 @@ def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any
     ax.set_xlabel(panel.time, labelpad=3)
     ax.set_ylabel(panel.measure)
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+
+
+# -------------------------------------------------------------------------------------------------- studies at a glance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Values of every seed at places of an axis, in the order of the axis."""
+
+    label: str
+    points: tuple[tuple[float, tuple[float, ...]], ...]
+
+
+def sweep(
+    title: str,
+    series: Sequence[Series],
+    path: Path,
+    *,
+    across: str,
+    up: str,
+    metric: str = "accuracy",
+    logarithmic: bool = False,
+    level: tuple[str, float] | None = None,
+    names: Sequence[str] = (),
+    limits: tuple[float, float] | None = None,
+) -> Path:
+    """Draw values by a quantity: mean lines, bands from the lowest seed to the highest, single seeds as dots.
+
+    Args:
+        title: of the picture.
+        series: a line each.
+        path: where to.
+        across: what the horizontal axis says.
+        up: what the vertical axis says.
+        metric: how its values are written.
+        logarithmic: the horizontal axis, from right to left: shares that shrink.
+        level: a horizontal line and its name.
+        names: of the places 0, 1, 2, ... where the axis has names in place of numbers.
+        limits: of the vertical axis; what lies beyond is cut off.
+    """
+    with _drawing(path, 7.6, 4.6) as figure:
+        ax = figure.subplots()
+        for number, one in enumerate(series):
+            look = _look(number)
+            places = [place for place, _ in one.points]
+            values = [list(found) for _, found in one.points]
+            ax.plot(places, [float(np.mean(v)) for v in values], label=one.label, linewidth=2.0, zorder=3, **look)
+            ax.fill_between(
+                places, [min(v) for v in values], [max(v) for v in values], color=look["color"], alpha=0.13, linewidth=0
+            )
+            for place, found in one.points:
+                ax.plot([place] * len(found), found, "o", color=look["color"], markersize=4, markeredgecolor="white")
+        if level is not None:
+            ax.axhline(level[1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1, label=level[0])
+        if logarithmic:
+            ax.set_xscale("log")
+            ax.invert_xaxis()
+            ticks = sorted({place for one in series for place, _ in one.points})
+            ax.set_xticks(ticks, [f"{100 * tick:.3g} %" for tick in ticks])
+            ax.minorticks_off()
+        if names:
+            ax.set_xticks(range(len(names)), names)
+            ax.margins(x=0.06)
+        if limits is not None:
+            low, high = ax.get_ylim()
+            ax.set_ylim(max(low, limits[0]), min(high, limits[1]))
+        ax.set_title(shortened(title, 90))
+        ax.set_xlabel(across)
+        ax.set_ylabel(up)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
+        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        if len(series) > 1 or level is not None:
+            ax.legend(loc="best", handlelength=3.0)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean difference with the ends of its interval, if it has one, and the difference of every seed."""
+
+    label: str
+    mean: float
+    ends: tuple[float, float] | None
+    by_seed: tuple[float, ...]
+
+
+def intervals(title: str, columns: Mapping[str, Sequence[Interval]], path: Path, *, across: str) -> Path:
+    """Draw differences from zero, a row each and a column of axes for each quantity: mean and interval as a bar, single
+    seeds as dots. All columns have the same rows.
+    """
+    rows = [one.label for one in next(iter(columns.values()))]
+    with _drawing(path, 2.2 + 2.9 * len(columns), 1.3 + 0.36 * len(rows)) as figure:
+        every = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        for ax, (name, found) in zip(every, columns.items(), strict=True):
+            ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
+            for one in found:
+                row = rows.index(one.label)
+                sure = one.ends is not None and (one.ends[0] > 0 or one.ends[1] < 0)
+                colour = GREY if not sure else GREEN if one.mean > 0 else RED
+                if one.ends is not None:
+                    ax.hlines(row, *one.ends, color=colour, linewidth=2.2, zorder=2)
+                ax.plot(one.by_seed, [row] * len(one.by_seed), "o", color=colour, markersize=3.4, alpha=0.55, zorder=3)
+                ax.plot([one.mean], [row], "D", color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
+            ax.set_title(shortened(name, 34), fontsize=10)
+            ax.set_xlabel(across)
+            ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+            ax.tick_params(axis="y", length=0)
+        every[0].set_yticks(range(len(rows)), rows)
+        every[0].set_ylim(len(rows) - 0.5, -0.5)
+        figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
+    return path

@@ -171,9 +171,10 @@ class Journal:
     """The one writer of a journal. Opening reads what is there, so a restarted writer drops what it has
     already written.
 
-    What counts as the same: the same metric at the same step (within "metrics", each role of "score" and each
-    "measure"); the same phase index, operation (of one generation) or checkpoint folder at the same step. Of a
-    repeat the first stays. States and notes are always kept. A last line that a crash has torn is cut off.
+    What counts as the same: the same metric at the same step (within "metrics", each role of "score", each
+    "measure" and each perturbation of "probe"); the same phase index, operation (of one generation) or
+    checkpoint folder at the same step. Of a repeat the first stays. States and notes are always kept. A last
+    line that a crash has torn is cut off.
     Every whole line is with the kernel when `append` returns, and on the disk for all but metrics.
     """
 
@@ -255,6 +256,8 @@ def _scope(record: Mapping[str, Any]) -> str | None:
         return "metrics"
     if record["kind"] == "measure":
         return f"measure/{record['measure']}"
+    if record["kind"] == "probe":
+        return f"probe/{record['perturbation']}"
     return f"score/{record['role']}" if record["kind"] == "score" else None
 
 

@@ -19,6 +19,7 @@ from llf_ray.forget.left import check_left
 from llf_ray.forget.masks import KernelBlock
 from llf_ray.forget.operations import Adopt
 from llf_ray.journal import Tracking
+from llf_ray.measures.selectivity import Probe
 from llf_ray.nn.channels import kept_channels
 from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
 from llf_ray.recipes.base import Recipe
@@ -90,11 +91,16 @@ class Checkpoints:
         check_number("keep", self.keep, low=1)
 
 
+LOOKS = ("name", "resources", "checkpoints", "tracking", "probes", "folder")
+"""Settings that are no part of a run's identity: where it takes place, and who looks on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides a run: what is learned, by which schedule, how, where, and from which seed.
 
-    ``folder`` is where run folders are made; it must be visible to every node.
+    ``folder`` is where run folders are made; it must be visible to every node. ``probes`` look at the network on the
+    way and change nothing.
     """
 
     name: str
@@ -105,6 +111,7 @@ class RunConfig:
     resources: Resources = Resources()
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
+    probes: tuple[Probe, ...] = ()
     folder: str = "runs"
     seed: int = 0
 
@@ -118,7 +125,7 @@ class RunConfig:
     @property
     def identity(self) -> str:
         """Name and hash of what differs from the defaults, less where it runs."""
-        return f"{self.name}-{fingerprint(self, without=('name', 'resources', 'checkpoints', 'tracking', 'folder'))}"
+        return f"{self.name}-{fingerprint(self, without=LOOKS)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +196,7 @@ def prepare(config: RunConfig) -> Prepared:
     _check_labels(selections)
     for selection in selections:
         _check_selection(selection, slots, config)
+    _check_probes(config, slots)
     for phase in plan.phases:
         _check_disjoint(phase, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
@@ -333,6 +341,24 @@ def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:
                     f"{owner[name]!r} and {rule.select.label!r}"
                 )
             owner[name] = rule.select.label
+
+
+def _check_probes(config: RunConfig, slots: Sequence[Slot]) -> None:
+    if config.probes and not hasattr(config.task, "pairs"):
+        raise SettingError(f"probes: {type(config.task).__name__} offers no inputs with classes to probe")
+    steps: dict[str, int] = {}
+    for number, probe in enumerate(config.probes):
+        for name, step in probe.snapshots.items():
+            if steps.setdefault(name, step) != step:
+                raise SettingError(
+                    f"probes.{number}.snapshots.{name} = {step}: another probe takes it at {steps[name]}"
+                )
+        for perturbation in probe.perturbations:
+            for operation in perturbation.operations:
+                try:
+                    resolve(operation.select, slots)
+                except SettingError as error:
+                    raise SettingError(f"probes.{number}: perturbation {perturbation.name!r}: {error}") from None
 
 
 def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot], float]:

@@ -74,7 +74,7 @@ class Point:
 
 def named_values(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a journal record gives MLflow: "metrics" as they are, scores below their role, phases,
-    operations and measures below their kind.
+    operations, measures and probes below their kind.
     """
     kind = record["kind"]
     if kind == "metrics":
@@ -83,6 +83,8 @@ def named_values(record: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{record['role']}/{name}": value for name, value in record["values"].items()}
     if kind == "measure":
         return {f"measure/{record['measure']}/{name}": value for name, value in record["values"].items()}
+    if kind == "probe":
+        return {f"probe/{record['perturbation']}/{name}": value for name, value in record["values"].items()}
     if kind == "phase":
         named = {"begun/phase": record["index"], "begun/generation": record.get("generation")}
         return named | {f"begun/direction/{group}": value for group, value in record.get("directions", {}).items()}

@@ -90,6 +90,15 @@ class Toy:
         hits = (logits.detach().argmax(1) == labels).sum()
         return nn.functional.cross_entropy(logits.float(), labels), {"accuracy": Tally(hits, len(labels))}
 
+    def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Inputs and labels."""
+        images, labels = batch
+        return images, labels
+
+    def replaced(self) -> Any:
+        """Every seventh label counts as drawn."""
+        return (torch.arange(SIZES["train"]) % 7 == 0).numpy()
+
     def distil(
         self, model: nn.Module, teacher: nn.Module, batch: Any, weight: float, temperature: float
     ) -> tuple[Tensor, dict[str, Tally]]:

@@ -60,7 +60,18 @@ from llf_ray.train.folder import OUTCOME, extend, is_longer
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
-__all__ = ["execute"]
+__all__ = [
+    "ALLOCATOR",
+    "POLL",
+    "SETTINGS",
+    "Signals",
+    "Watch",
+    "execute",
+    "held",
+    "is_finished",
+    "shipped",
+    "stopped_early",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -102,30 +113,30 @@ def execute(
         raise SettingError("resources differ between runs that are to share one worker group")
     with contextlib.ExitStack() as stack:
         stack.enter_context(logging_to(log_file, verbose=verbose))
-        left = [run for run in runs if not _finished(run)]
+        left = [run for run in runs if not is_finished(run)]
         settled: Mapping[Path, Outcome] = {}
         for run in left:
-            stack.enter_context(_held(run.folder))
+            stack.enter_context(held(run.folder))
         if left:
-            signals = stack.enter_context(_Signals(on_signal))
+            signals = stack.enter_context(Signals(on_signal))
             screen = stack.enter_context(Display([run.folder.name for run in left], title=title)) if display else None
-            watch = stack.enter_context(_Watch(left, screen, signals, on_end))
+            watch = stack.enter_context(Watch(left, screen, signals, on_end))
             settled = _Driver(left, signals, watch, log_file).drive()
-        return [read_outcome(run.folder) or settled.get(run.folder) or _stopped(run) for run in runs]
+        return [read_outcome(run.folder) or settled.get(run.folder) or stopped_early(run) for run in runs]
 
 
-def _finished(run: Run) -> bool:
+def is_finished(run: Run) -> bool:
     outcome = read_outcome(run.folder)
     return outcome is not None and outcome.state == "finished" and not is_longer(run)
 
 
-def _stopped(run: Run) -> Outcome:
+def stopped_early(run: Run) -> Outcome:
     step = step_kept(run.folder)
     return Outcome(state="stopped", step=step, message=f"stopped at once; step {step} of {run.plan.total} is kept")
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """This driver's claim on a run.
 
     Raises:
@@ -152,7 +163,7 @@ def _held(folder: Path) -> Iterator[None]:
 class _Driver:
     """Takes runs through worker groups until each has an outcome; remembers those that the disk may not have taken."""
 
-    def __init__(self, runs: Sequence[Run], signals: _Signals, watch: _Watch, log_file: Path) -> None:
+    def __init__(self, runs: Sequence[Run], signals: Signals, watch: Watch, log_file: Path) -> None:
         self.runs, self.signals, self.watch, self.log_file = list(runs), signals, watch, log_file
         self.resources: Resources = runs[0].config.resources
         self.actor: ActorHandle[SchedulerActor] | None = None
@@ -167,7 +178,7 @@ class _Driver:
         if not cluster_address(self.resources):
             settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; one process less
         try:
-            with environment(settings), _shipped(self.runs), ray_session(self.resources):
+            with environment(settings), shipped(self.runs), ray_session(self.resources):
                 self.signals.install()  # ray.init has put its own in place
                 check_room(self.resources)
                 self._tell(self.runs[0], "starting")
@@ -183,7 +194,7 @@ class _Driver:
         except KeyboardInterrupt:  # a signal before the workers were up, or the second one
             self.watch.hurry = True
             for run in self._left():
-                self._settle(run, _stopped(run))
+                self._settle(run, stopped_early(run))
         except SettingError as error:
             self.watch.hurry = True
             for run in self._left():
@@ -401,7 +412,7 @@ def _line(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------------------- people
 
 
-class _Signals:
+class Signals:
     """Ctrl-C and SIGTERM. The first only counts, and is looked for where it can be heeded; the second interrupts."""
 
     def __init__(self, on_signal: Callable[[int], None] | None) -> None:
@@ -428,7 +439,7 @@ class _Signals:
         if self.heard:
             raise KeyboardInterrupt
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         self.install()
         return self
 
@@ -437,7 +448,7 @@ class _Signals:
             signal.signal(number, before)
 
 
-class _Watch:
+class Watch:
     """Follows the journals for the screen, and starts and ends the trackers with their runs.
 
     In a ``hurry`` no tracker is waited for: what it has not sent `llf-ray sync` can send later.
@@ -447,7 +458,7 @@ class _Watch:
         self,
         runs: Sequence[Run],
         screen: Display | None,
-        signals: _Signals,
+        signals: Signals,
         on_end: Callable[[Path], object] | None = None,
     ) -> None:
         self.hurry = False
@@ -513,7 +524,7 @@ class _Watch:
         self._closing[name] = threading.Thread(target=close, name=f"closing {name}", daemon=True)
         self._closing[name].start()
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -536,7 +547,7 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _shipped(runs: Sequence[Run]) -> Iterator[None]:
+def shipped(runs: Sequence[Run]) -> Iterator[None]:
     """Send classes of job files along with the runs: workers cannot import them."""
     modules = [
         sys.modules[name]

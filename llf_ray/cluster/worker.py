@@ -27,7 +27,7 @@ from llf_ray.train.loop import train
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
-__all__ = ["ROOM", "TOKEN", "Work", "work"]
+__all__ = ["ROOM", "TOKEN", "Work", "alone", "not_begun", "work"]
 
 TOKEN = ".storage-token"  # what the driver leaves in a run's folder for the workers to find
 ROOM = ".room"  # in the first run's folder: the placement group of the workers
@@ -111,12 +111,12 @@ def _holds(path: Path, text: str) -> bool:
 def _carry(run: Run, actor: ActorHandle[SchedulerActor], team: Team) -> Outcome:
     """Every rank calls: one run from where its folder says it stands to its end or a stop."""
     first = team.rank == 0
-    with _alone(run.folder) if first else contextlib.nullcontext():
+    with alone(run.folder) if first else contextlib.nullcontext():
         advice = RemoteAdvice(actor, run.folder, run.plan)
         if first:
             advice.merge()
         if team.share((run.folder / STOP_REQUEST).exists() if first else None):
-            outcome = _not_begun(run)
+            outcome = not_begun(run)
         else:
             if first:
                 advice.record([state_record("running")])
@@ -144,7 +144,7 @@ def _train(run: Run, advice: RemoteAdvice, team: Team) -> Outcome:
     return outcome
 
 
-def _not_begun(run: Run) -> Outcome:
+def not_begun(run: Run) -> Outcome:
     step = step_kept(run.folder) if run.folder.exists() else 0
     return Outcome(
         state="stopped",
@@ -154,7 +154,7 @@ def _not_begun(run: Run) -> Outcome:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Rank 0 only: one rank 0 to a run. That of a driver that was killed, or on a lost node, may still be dying."""
     end = time.monotonic() + LOCK_PATIENCE
     while True:

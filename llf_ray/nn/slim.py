@@ -72,7 +72,8 @@ def save_slim(folder: Path, network: nn.Module, widths: Mapping[str, Width], abo
         folder: where; made if it is not there.
         network: the slim network.
         widths: of every layer that differs from the whole network.
-        about: ``{"timm": name, "options": {...}}`` or ``{"resnet": {...}}`` (arguments of `llf_ray.nn.ResNet`).
+        about: ``{"timm": name, "options": {...}}`` or ``{"resnet": {...}}`` (arguments of `llf_ray.nn.ResNet`), or
+            ``{"perceptron": {...}}`` alike.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = {**about, "widths": {name: asdict(width) for name, width in widths.items()}}
@@ -91,6 +92,10 @@ def load_slim(folder: str | Path) -> nn.Module:
         import timm
 
         network: nn.Module = timm.create_model(about["timm"], **about["options"])
+    elif "perceptron" in about:
+        from llf_ray.nn.perceptron import Perceptron
+
+        network = Perceptron(**about["perceptron"])
     else:
         from llf_ray.nn.resnet import ResNet
 

@@ -28,6 +28,7 @@ from llf_ray.display import amount, duration
 from llf_ray.journal import driver_stamp, read, read_run, replace_text, update_run
 from llf_ray.plan import Plan, spans
 from llf_ray.run import Comparison, Prepared, RunConfig, prepare
+from llf_ray.studies.probes import draw_all
 from llf_ray.studies.show import check_budgets, draw, table_like
 from llf_ray.train.adviser import read_cuts
 from llf_ray.train.folder import create, keep_job, load_types, module_name, open_run, with_folder
@@ -43,9 +44,12 @@ __all__ = [
     "against",
     "begin",
     "carry_out",
+    "collect",
+    "draw_result",
     "free_folder",
     "is_comparison",
     "markdown",
+    "plain",
     "prepare_arms",
     "publish",
     "read_result",
@@ -250,7 +254,7 @@ def carry_out(
                 verbose=verbose,
                 log_file=folder / "driver.log",
                 on_signal=on_signal,
-                on_end=lambda training: figures.draw_run(training, training / "figures" / "run.png"),
+                on_end=draw_all,
             )
         )
         return outcomes
@@ -351,7 +355,12 @@ class Result:
 
 def read_result(folder: Path) -> Result:
     """All results of a comparison, from its trainings' journals."""
-    comparison = _settings(folder)
+    about = read_run(folder)
+    return collect(_settings(folder), folder, name=about["name"], seconds=about.get("seconds", 0.0))
+
+
+def collect(comparison: Comparison, folder: Path, *, name: str, seconds: float = 0.0) -> Result:
+    """The results of those trainings in a folder (``ARM-seedN``) that a comparison names."""
     metric = comparison.base.task.metric
     trainings = {
         arm: {seed: _training(folder / f"{arm}-seed{seed}", metric) for seed in comparison.seeds}
@@ -359,7 +368,7 @@ def read_result(folder: Path) -> Result:
     }
     first = next(iter(trainings))
     return Result(
-        name=read_run(folder)["name"],
+        name=name,
         metric=metric,
         seeds=comparison.seeds,
         arms=tuple(
@@ -368,7 +377,7 @@ def read_result(folder: Path) -> Result:
             )
             for arm, found in trainings.items()
         ),
-        seconds=read_run(folder).get("seconds", 0.0),
+        seconds=seconds,
     )
 
 
@@ -579,6 +588,12 @@ def write(folder: Path, result: Result) -> list[Path]:
     (folder / "tables").mkdir(exist_ok=True)
     replace_text(folder / TABLE, markdown(result))
     replace_text(folder / RESULT, json.dumps(plain(result), indent=1) + "\n")
+    draw_result(result, folder / FIGURE)
+    return [folder / TABLE, folder / RESULT, folder / FIGURE]
+
+
+def draw_result(result: Result, path: Path) -> Path:
+    """Validation by optimizer step and test at the end, of every arm."""
     arms = [
         figures.Arm(
             label=arm.arm,
@@ -590,8 +605,7 @@ def write(folder: Path, result: Result) -> list[Path]:
         for arm in result.arms
     ]
     title = f"{result.name}: {len(result.seeds)} seed(s), {result.arms[0].total:,} optimizer steps each"
-    figures.comparison(title, arms, folder / FIGURE, metric=result.metric)
-    return [folder / TABLE, folder / RESULT, folder / FIGURE]
+    return figures.comparison(title, arms, path, metric=result.metric)
 
 
 def plain(result: Result) -> dict[str, Any]:

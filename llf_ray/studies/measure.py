@@ -206,7 +206,8 @@ def _transfer(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
 
 
 def _few_shot(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
-    values, details = {}, {}
+    values: dict[str, float] = {}
+    details: dict[str, Any] = {}
     for name, data in targets.items():
         task = _seen_as(subject.task, data)
         parts = [_features(subject, task, role) for role in _roles(subject.task, data)]

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError, check_number, nearest
 from llf_ray.data.augment import Augment, Scaling, TimmAugment, timm_transform
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, DataSet, Items, Role, Stack, square, stacked
 from llf_ray.data.loading import ImageBatch, from_files, from_memory, mixed
+from llf_ray.data.mislabel import drawn_labels, relabelled
 from llf_ray.data.order import Draw, order
 from llf_ray.data.sample import FashionSample
 from llf_ray.nn.normaliser import freeze, normaliser_of, recalibrate
 from llf_ray.plan import FREEZE, RECALIBRATE, Pass
 from llf_ray.tasks.base import Tally, tally
-from llf_ray.tasks.models import Model, Normalised, SmallResNet, TimmModel
+from llf_ray.tasks.models import Model, MultiLayerPerceptron, Normalised, SmallResNet, TimmModel
 from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Fresh",
     "FromFile",
     "FromRun",
+    "MultiLayerPerceptron",
     "Normalised",
     "Pretrained",
     "SmallResNet",
@@ -49,7 +52,8 @@ class Classification:
 
     Pixels are scaled by ``mean`` and ``std`` (of values from 0 to 1, one number a channel); where they are
     None, by those of timm's pretrained weights if training starts from them, else by those of the training
-    images.
+    images. Of the training labels the share ``mislabelled`` is replaced by a uniform draw, keyed by
+    ``mislabelled_seed``; those of the other roles never are.
     """
 
     model: Model
@@ -58,6 +62,8 @@ class Classification:
     mixup: float = 0.0  # alpha of mixup; 0: none
     cutmix: float = 0.0  # alpha of cutmix; 0: none
     label_smoothing: float = 0.1
+    mislabelled: float = 0.0
+    mislabelled_seed: int = 0
     start: Start = Fresh()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -67,6 +73,8 @@ class Classification:
         check_number("label_smoothing", self.label_smoothing, low=0.0)
         if self.label_smoothing >= 1:
             raise SettingError(f"label_smoothing = {self.label_smoothing!r}: must be below 1")
+        check_number("mislabelled", self.mislabelled, low=0.0, high=1.0)
+        check_number("mislabelled_seed", self.mislabelled_seed, low=0)
         for name in ("mixup", "cutmix", "num_workers"):
             check_number(name, getattr(self, name), low=0)
         if (self.mean is None) != (self.std is None):
@@ -188,6 +196,14 @@ class Classification:
         loss = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
         return loss, {"accuracy": tally(scores.argmax(1) == batch.labels)}
 
+    def pairs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """What a network is given and what it should say, (B, C, H, W) and (B,): for measures."""
+        return batch.images, batch.labels
+
+    def replaced(self) -> NDArray[np.bool_]:
+        """Which training items had their label replaced, (items,)."""
+        return self._drawn(_loaded(self.data, "train", os.environ.get(ROOT_VARIABLE)))[1]
+
     def distil(
         self, model: nn.Module, teacher: nn.Module, batch: ImageBatch, weight: float, temperature: float
     ) -> tuple[Tensor, Mapping[str, Tally]]:
@@ -261,7 +277,16 @@ class Classification:
         return self.augment.size if isinstance(self.augment, Augment) else None
 
     def _items(self, role: Role) -> Items:
-        return _loaded(self.data, role, os.environ.get(ROOT_VARIABLE))
+        return self._as_taught(_loaded(self.data, role, os.environ.get(ROOT_VARIABLE)), role)
+
+    def _as_taught(self, items: Items, role: Role) -> Items:
+        """The items with the labels that the network is to learn."""
+        if role != "train" or not self.mislabelled:
+            return items
+        return relabelled(items, self._drawn(items)[0])
+
+    def _drawn(self, items: Items) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return drawn_labels(items.labels, len(self._classes), self.mislabelled, self.mislabelled_seed)
 
     def _plain_batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[ImageBatch]:
         scaling = self.scaling()
@@ -270,13 +295,9 @@ class Classification:
                 timm_transform(self.augment, scaling, self.data.channels, training=flag) for flag in (True, False)
             )
             return from_files(self._items(role), draws, training, plain, device, self.num_workers)
-        return from_memory(
-            _in_memory(self.data, role, self._side, os.environ.get(ROOT_VARIABLE)),
-            draws,
-            self.augment,
-            scaling,
-            device,
-        )
+        stack = self._as_taught(_in_memory(self.data, role, self._side, os.environ.get(ROOT_VARIABLE)), role)
+        assert isinstance(stack, Stack)
+        return from_memory(stack, draws, self.augment, scaling, device)
 
 
 # Data are read once a process. The folder that relative paths start from is part of the key.

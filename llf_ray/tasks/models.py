@@ -11,9 +11,10 @@ from torch import nn
 
 from llf_ray.config import SettingError, check_number, nearest
 from llf_ray.nn.normaliser import widths_behind, with_normalisers
+from llf_ray.nn.perceptron import Perceptron
 from llf_ray.nn.resnet import ResNet
 
-__all__ = ["Model", "Normalised", "SmallResNet", "TimmModel"]
+__all__ = ["Model", "MultiLayerPerceptron", "Normalised", "SmallResNet", "TimmModel"]
 
 
 class Model(Protocol):
@@ -71,6 +72,29 @@ class SmallResNet:
             "shortcut": self.shortcut,
         }
         return {"resnet": {"num_classes": num_classes, "in_chans": channels, **settings}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLayerPerceptron:
+    """`llf_ray.nn.perceptron.Perceptron`; layers fc1, fc2, ..., fc. ``size`` is the side of the images."""
+
+    size: int = 28
+    widths: tuple[int, ...] = (300, 100)
+
+    def __post_init__(self) -> None:
+        check_number("size", self.size, low=1)
+        for place, width in enumerate(self.widths):
+            check_number(f"widths.{place}", width, low=1)
+
+    def make(self, num_classes: int, channels: int) -> nn.Module:
+        return Perceptron(num_classes=num_classes, inputs=channels * self.size**2, widths=self.widths)
+
+    def head(self, network: nn.Module) -> tuple[str, ...]:
+        return ("fc",)
+
+    def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
+        inputs = channels * self.size**2
+        return {"perceptron": {"num_classes": num_classes, "inputs": inputs, "widths": self.widths}}
 
 
 @dataclass(frozen=True, kw_only=True)

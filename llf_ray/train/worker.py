@@ -26,6 +26,7 @@ from llf_ray.train.batches import phase_batches
 from llf_ray.train.boundary import cross
 from llf_ray.train.evaluation import evaluate
 from llf_ray.train.export import export
+from llf_ray.train.probing import Prober
 from llf_ray.train.state import (
     Hopeless,
     Run,
@@ -85,6 +86,7 @@ class Worker:
         self.begun: int | None = None  # the phase whose rules the engine has
         self.teacher: nn.Module | None = None
         self.accumulation = divide_batch(run.config.engine, team.size)[1]
+        self.prober = Prober(run, engine, team)
 
     # ------------------------------------------------------------------------------------------------- stand and state
 
@@ -226,6 +228,7 @@ class Worker:
         keep = False
         for step in range(stand.step, answer.until):
             position = replace(answer.position, step=step)
+            self._keep_snapshots(step)
             value = rates(self.plan, position)
             self.engine.set_rates({name: value[label] for name, label in self.labels.items()})
             try:
@@ -236,6 +239,8 @@ class Worker:
             except FloatingPointError:  # on every rank: the engine looks at the reduced gradients
                 raise Hopeless(self._divergence("gradient is not finite", step, position)) from None
             window.add(loss)
+            if self.prober.due(step + 1):
+                self.probe(step + 1)
             asking = step + 1 == answer.until
             if not asking and (step + 1 - position.start) % every and not self._counted(step + 1):
                 continue
@@ -248,6 +253,20 @@ class Worker:
                 self.keep(stand)
                 self.clock.now("steps")
         return stand, False, keep
+
+    def _keep_snapshots(self, step: int) -> None:
+        try:
+            self.prober.keep(step)
+        except OSError as error:
+            raise Hopeless(f"a probe's snapshot could not be written at step {step}: {error}") from None
+
+    def probe(self, step: int) -> None:
+        """Measure what perturbations of the weights would do; rates of images leave the time out."""
+        since = time.perf_counter()
+        self.clock.now("probes")
+        self.record(self.prober.look(step))
+        self.clock.now("steps")
+        self.pulsed_at += time.perf_counter() - since
 
     def _loss(self, phase: Phase, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tally]]:
         """What the phase's objective gives."""

@@ -27,6 +27,7 @@ from llf_ray.forget.groups import Select
 from llf_ray.forget.masks import Magnitude, Saved
 from llf_ray.forget.operations import Forget, KeepMask, Rescale, tiny
 from llf_ray.journal import Tracking
+from llf_ray.measures.selectivity import Probe, targeted
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
@@ -58,6 +59,11 @@ METHODS = {
     "seal-sgd": BASE,
     "later_layer-adamw": replace(BASE, recipe=LATER, optim=Optim(name="adamw", lr=0.01, weight_decay=0.1)),
 }
+PROBE = Probe(
+    perturbations=(targeted("magnitude", "redraw", keep=0.3), targeted("new random", "zero", rewind="start")),
+    every=4,
+    examples=40,
+)
 OPERATIONS = (
     *(operation for operation in tiny if not operation.makes),
     Forget(keep=Magnitude(keep=0.3, scope="global"), fill="uniform"),
@@ -108,6 +114,7 @@ def everything(folder: Path, team: Team) -> None:
     """All that two ranks check."""
     digests(folder, team)
     references(folder, team)
+    probed(folder, team)
     resumes(folder, team)
     invariants(folder, team)
 
@@ -175,6 +182,13 @@ def references(folder: Path, team: Team) -> None:
         for stage in STAGES:
             settings = replace(config, engine=replace(config.engine, stage=stage))
             carry(started(settings, folder / f"{name}-z{stage}", team), team)
+
+
+def probed(folder: Path, team: Team) -> None:
+    """One of the methods again, with somebody looking on, whole and in shards."""
+    for stage in (0, 3):
+        seen = replace(METHODS["seal-sgd"], engine=replace(BASE.engine, stage=stage), probes=(PROBE,))
+        carry(started(seen, folder / f"probed-z{stage}", team), team)
 
 
 def interrupted(config: RunConfig, folder: Path, team: Team, step: int) -> Outcome:

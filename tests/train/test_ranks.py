@@ -77,6 +77,19 @@ def test_an_operation_gives_one_digest_on_any_number_of_workers_and_at_any_stage
     assert len(set(found.values())) == 1, found
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_run_of_two_ranks_does_not_notice_its_probes(ranks: Path, stage: int) -> None:
+    plain, probed = ranks / f"seal-sgd-z{stage}", ranks / f"probed-z{stage}"
+    assert (probed / "outcome.txt").read_text() == (plain / "outcome.txt").read_text()
+    assert exactly(plain, probed)
+    assert losses_of(plain) == losses_of(probed)
+    records = [record for record in read(probed / "journal.jsonl") if record["kind"] == "probe"]
+    assert len(records) == 9 * 3, "nine times, the network as it is and under two perturbations"
+    assert {sum(record["counts"][group] for group in ("clean", "mislabelled")) for record in records} == {40}
+    changed = [r["values"]["clean/loss"] for r in records if r["step"] == 36]
+    assert len(set(changed)) == 3
+
+
 def test_different_operations_give_different_digests(ranks: Path) -> None:
     found = json.loads((ranks / "digests-1.json").read_text())["stage 0"]
     assert len(set(found)) == len(OPERATIONS)

@@ -1,0 +1,86 @@
+"""Published claims about forgetting and relearning, and what a study of ours says of each.
+
+Where a number comes from decides what it is worth: R: the authors' README, shipped log or figure; I: an issue thread of
+their repository; W: a leaderboard's entry for the paper; S: a text that quotes the paper; C: their code. Numbers that
+were only remembered are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llf_ray.studies.compare import Against
+
+__all__ = ["Claim", "Found", "Verdict", "judge", "judged", "untestable"]
+
+Verdict = Literal["reproduced", "not reproduced", "cannot be tested here"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim in words, where it is from, and the published number, if one was verified."""
+
+    name: str
+    claim: str
+    source: str
+    published: str = "no verified number"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What we found of a claim, with the reason of the verdict."""
+
+    claim: Claim
+    ours: str
+    verdict: Verdict
+    why: str = ""
+
+
+def judge(difference: Against | None, *, positive: bool = True, scale: float = 100.0) -> tuple[str, Verdict, str]:
+    """(ours, verdict, why) of the claim that a paired difference is above zero (below where not ``positive``).
+
+    Reproduced where the 95 % interval lies on the claimed side of zero. ``scale`` 100 shows points of per cent.
+    """
+    if difference is None or difference.mean is None:
+        return "not measured", "cannot be tested here", "the trainings that it needs have not finished"
+    ours = _words(difference, scale)
+    if difference.interval is None:
+        return ours, "cannot be tested here", "an interval needs three seeds"
+    low, high = difference.interval if positive else (-difference.interval[1], -difference.interval[0])
+    mean = difference.mean if positive else -difference.mean
+    if low > 0:
+        return ours, "reproduced", ""
+    if high < 0:
+        return ours, "not reproduced", "the difference has the other sign"
+    seen = "has the claimed sign" if mean > 0 else "has the other sign"
+    return ours, "not reproduced", f"within the noise of seeds: the mean {seen}, the interval holds zero"
+
+
+def _words(difference: Against, scale: float) -> str:
+    assert difference.mean is not None
+    digits = 2 if scale == 100.0 else 3
+    mean = f"{scale * difference.mean:+.{digits}f}"
+    if difference.interval is None:
+        return mean
+    low, high = (f"{scale * edge:+.{digits}f}" for edge in difference.interval)
+    return f"{mean} ({low} to {high})"
+
+
+def judged(
+    claim: Claim, differences: Mapping[str, Against | None], *, positive: bool = True, scale: float = 100.0
+) -> Found:
+    """A claim that holds where every one of some differences, by name, lies on the claimed side."""
+    every = {name: judge(difference, positive=positive, scale=scale) for name, difference in differences.items()}
+    named = len(every) > 1
+    ours = "; ".join(f"{name} {words}" if named else words for name, (words, _, _) in every.items())
+    order: Sequence[Verdict] = ("cannot be tested here", "not reproduced", "reproduced")
+    worst = min((verdict for _, verdict, _ in every.values()), key=order.index, default=order[0])
+    whys = [f"{name}: {why}" if named else why for name, (_, _, why) in every.items() if why]
+    return Found(claim=claim, ours=ours or "not measured", verdict=worst, why="; ".join(whys))
+
+
+def untestable(claim: Claim, why: str, ours: str = "-") -> Found:
+    """A claim that these data or this length cannot speak to."""
+    return Found(claim=claim, ours=ours, verdict="cannot be tested here", why=why)

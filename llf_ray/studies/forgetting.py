@@ -1,0 +1,563 @@
+"""The study of forgetting: the whole family at one budget, what it is worth for other data, and what it forgets first.
+
+A study is a few comparisons whose trainings lie side by side in one folder, each as ``ARM-seedN``, and are carried out
+side by side, one worker each. Parts of the study look at some of the arms; an arm that several parts name is trained
+once. What is finished is never trained or measured again, so the same command carries a stopped study on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from llf_ray.config import SettingError, to_plain
+from llf_ray.data import (
+    Augment,
+    FashionOnPhotographs,
+    FashionSample,
+    Folder,
+    Mosaic,
+    TimmAugment,
+    Torchvision,
+)
+from llf_ray.data.base import DataSet, anchored
+from llf_ray.engine.base import EngineSettings, Optim
+from llf_ray.journal import Tracking, replace_text
+from llf_ray.measures.selectivity import Probe, targeted
+from llf_ray.recipes.base import Recipe
+from llf_ray.recipes.bunched import BunchedResets
+from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
+from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.long import Long
+from llf_ray.recipes.pruning import IterativePruning
+from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.seal import Seal
+from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
+from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig
+from llf_ray.studies.compare import prepare_arms
+from llf_ray.studies.examine import Examination
+from llf_ray.studies.probes import draw_all
+from llf_ray.studies.show import check_budgets
+from llf_ray.train.folder import create, open_run
+from llf_ray.train.state import Run
+from llf_ray.train.worker import Outcome
+
+__all__ = ["SIZES", "Budget", "ForgettingStudy", "Part", "Size", "begin", "carry_out", "make"]
+
+Size = Literal["quick", "small", "paper"]
+SIZES: tuple[Size, ...] = get_args(Size)
+MAIN, SELECTIVE, TINY_IMAGENET = "main", "selective", "tiny_imagenet"
+STUDY = "study.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A question, and the arms of one comparison that answer it; the first is what the others are held against."""
+
+    name: str
+    question: str
+    of: str
+    arms: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Lengths that all arms of a comparison share, and what does not carry over from one length to another.
+
+    ``levels`` is the number of pruning levels, each of ``generations x epochs / levels`` epochs.
+    """
+
+    generations: int
+    epochs: float
+    warmup_epochs: float
+    ascent_epochs: float
+    ascent_rate: float
+    threshold: str
+    levels: int
+    pruning_rate: float
+    gap_epochs: float
+    keep: float = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingStudy:
+    """What is trained, what is asked, and how trained networks are examined.
+
+    ``examination`` says how; ``examined`` are the arms that are, the first is normal training; of ``curved`` the
+    curvature is taken, too.
+    ``about`` says in words what is trained on what.
+    """
+
+    name: str
+    size: Size
+    comparisons: Mapping[str, Comparison]
+    parts: tuple[Part, ...]
+    budget: Budget
+    examination: Examination
+    examined: tuple[str, ...]
+    curved: tuple[str, ...]
+    about: str
+    folder: str = "runs"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of every comparison."""
+        return self.comparisons[MAIN].seeds
+
+    def trainings(self) -> dict[str, RunConfig]:
+        """Every training's settings by name; seed by seed, so that a study that is stopped has whole pairs."""
+        every = [
+            (config.seed, config) for comparison in self.comparisons.values() for config in comparison.runs().values()
+        ]
+        return {config.name: config for _, config in sorted(every, key=lambda pair: pair[0])}
+
+    def examinations(self) -> dict[str, Examination]:
+        """How each network that is examined is, by its training's name."""
+        flat = replace(self.examination, curvature_examples=None)
+        return {
+            f"{arm}-seed{seed}": self.examination if arm in self.curved else flat
+            for seed in self.seeds
+            for arm in self.examined
+        }
+
+
+PARTS = (
+    Part(
+        name="methods",
+        question="Which members of the family gain over one long run of the same budget?",
+        of=MAIN,
+        arms=(
+            *("long", "restarts", "wels", "kels", "later_layer", "later_layer_fixed", "later_layer_reverse", "seal"),
+            *("warm_start", "shrink_perturb"),
+        ),
+    ),
+    Part(
+        name="spread",
+        question="Are resets worth more spread over the run than the same number of them bunched together?",
+        of=MAIN,
+        arms=("later_layer", "bunched_early", "bunched_late", "restarts"),
+    ),
+    Part(
+        name="share",
+        question="How much is too little to forget, and how much too much?",
+        of=MAIN,
+        arms=("restarts", "forget_fc", "forget_layer4", "later_layer", "forget_layer2", "forget_all"),
+    ),
+    Part(
+        name="pruning",
+        question="Is what magnitude pruning leaves worth more than as many weights at random places, or drawn anew?",
+        of=MAIN,
+        arms=("pruning", "pruning_random", "pruning_reinit", "long"),
+    ),
+)
+SHARES: Mapping[str, str | int | None] = {
+    "restarts": None,
+    "forget_fc": "fc",
+    "forget_layer4": "layer4",
+    "later_layer": "layer3",
+    "forget_layer2": "layer2",
+    "forget_all": 1,
+}
+"""Where each arm of the sweep begins to redraw; None: nowhere."""
+
+
+def arms(budget: Budget) -> dict[str, Recipe]:
+    """Every arm at one budget of optimizer steps."""
+    b = budget
+    generations, epochs, warmup = b.generations, b.epochs, b.warmup_epochs
+    later = LaterLayer(generations=generations, epochs=epochs, warmup_epochs=warmup, threshold=b.threshold)
+    evolve = KnowledgeEvolution(generations=generations, epochs=epochs, warmup_epochs=warmup, keep=b.keep)
+    bunched = BunchedResets(
+        generations=generations,
+        epochs=epochs,
+        warmup_epochs=warmup,
+        threshold=b.threshold,
+        gap_epochs=b.gap_epochs,
+    )
+    pruning = IterativePruning(
+        generations=b.levels,
+        epochs=generations * epochs / b.levels,
+        warmup_epochs=min(warmup, generations * epochs / b.levels / 2),
+        rate=b.pruning_rate,
+    )
+    arrivals = ShrinkAndPerturb(generations=generations, epochs=epochs)
+    return {
+        "long": Long(generations=generations, epochs=epochs, warmup_epochs=warmup),
+        "restarts": Restarts(generations=generations, epochs=epochs, warmup_epochs=warmup),
+        "wels": replace(evolve, split="weights"),
+        "kels": replace(evolve, split="kernels"),
+        "later_layer": later,
+        "later_layer_fixed": replace(later, fixed=True),
+        "later_layer_reverse": replace(later, reverse=True),
+        "seal": Seal(
+            generations=generations,
+            epochs=epochs,
+            warmup_epochs=warmup,
+            ascent_epochs=b.ascent_epochs,
+            ascent_rate=b.ascent_rate,
+            threshold=b.threshold,
+        ),
+        "warm_start": replace(arrivals, shrink=1.0, perturb=0.0),
+        "shrink_perturb": arrivals,
+        "bunched_early": bunched,
+        "bunched_late": replace(bunched, first=generations - 1),
+        **{
+            name: replace(later, threshold=threshold)
+            for name, threshold in SHARES.items()
+            if name.startswith("forget_") and threshold is not None
+        },
+        "pruning": pruning,
+        "pruning_random": replace(pruning, control="random"),
+        "pruning_reinit": replace(pruning, control="reinit"),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- sizes
+
+
+def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> ForgettingStudy:
+    """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
+
+    ``quick`` (two minutes on two cores) shows that all works and is too short to show more. ``small`` (half an hour)
+    trains on 1,000 images of CIFAR-10 where the data are there, else on the bundled ones. ``paper`` is CUB-200 with
+    ResNet18 and Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
+
+    Raises:
+        SettingError: an unknown size, or no seed.
+    """
+    if size not in SIZES:
+        raise SettingError(f"size = {size!r}: must be one of {', '.join(SIZES)}")
+    if seeds is not None and seeds < 1:
+        raise SettingError(f"--seeds {seeds}: must be 1 or more")
+    numbers = tuple(range(3 if seeds is None else seeds))
+    study = {"quick": _quick, "small": _small, "paper": _paper}[size](numbers)
+    comparisons = {
+        key: replace(
+            value,
+            base=replace(value.base, folder=str(Path(folder).resolve()), task=anchored(value.base.task)),
+        )
+        for key, value in study.comparisons.items()
+    }
+    return replace(
+        study,
+        name=name or study.name,
+        folder=str(Path(folder).resolve()),
+        comparisons=comparisons,
+        examination=study.examination.with_whole_paths(),
+    )
+
+
+def _base(task: object, recipe: Recipe, *, batch: int, evaluate_every: int, **changes: object) -> RunConfig:
+    """One worker, one core; validation at phase ends unless ``evaluate_every`` epochs come first."""
+    return RunConfig(
+        name="study",
+        task=task,  # type: ignore[arg-type]
+        recipe=recipe,
+        engine=EngineSettings(batch=batch, channels_last=True),
+        resources=Resources(workers=1, cpus=1),
+        checkpoints=Checkpoints(every_minutes=None, keep=1, keep_generations=False),
+        tracking=Tracking(off=True, evaluate_every=evaluate_every, log_every=50),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def _selective(seeds: tuple[int, ...], epochs: float, every: int) -> Comparison:
+    """A LeNet 300-100 that learns a tenth of wrong labels by heart, on the bundled images."""
+    from llf_ray.tasks import Classification, MultiLayerPerceptron
+
+    cells = (
+        targeted("magnitude", "redraw", keep=0.3, other={"fc": 0.65}),
+        targeted("magnitude", "zero", keep=0.3, other={"fc": 0.65}),
+        targeted("initial magnitude", "zero", keep=0.3, other={"fc": 0.65}),
+        targeted("new random", "redraw", keep=0.5, other={"fc": 0.75}),
+    )
+    task = Classification(model=MultiLayerPerceptron(), data=FashionSample(), label_smoothing=0.0, mislabelled=0.1)
+    recipe = Long(generations=1, epochs=epochs)
+    base = replace(
+        _base(task, recipe, batch=100, evaluate_every=1000),
+        optim=Optim(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0),
+        probes=(Probe(perturbations=cells, every=every, examples=None),),
+    )
+    return Comparison(name=SELECTIVE, base=base, arms={SELECTIVE: recipe}, seeds=seeds)
+
+
+def _main(base: RunConfig, budget: Budget, seeds: tuple[int, ...]) -> Comparison:
+    return Comparison(name=MAIN, base=base, arms=arms(budget), seeds=seeds)
+
+
+def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
+    from llf_ray.tasks import Classification, SmallResNet
+
+    budget = Budget(
+        generations=3,
+        epochs=2,
+        warmup_epochs=0.5,
+        ascent_epochs=0.5,
+        ascent_rate=0.1,
+        threshold="layer3",
+        levels=3,
+        pruning_rate=0.5,
+        gap_epochs=0.5,
+    )
+    task = Classification(
+        model=SmallResNet(widths=(8, 16, 32, 64), stem_stride=3),
+        data=FashionOnPhotographs(num_train=400, num_held_out=400),
+        augment=Augment(shift=2, flip=0.5),
+    )
+    base = _base(task, Long(generations=3, epochs=2), batch=50, evaluate_every=1000)
+    return ForgettingStudy(
+        name="forgetting-quick",
+        size="quick",
+        comparisons={MAIN: _main(base, budget, seeds), SELECTIVE: _selective(seeds, epochs=30, every=150)},
+        parts=PARTS,
+        budget=budget,
+        examination=Examination(
+            targets={"fashion": FashionSample(num_train=300, num_held_out=300)},
+            few_shot={"fashion": (5,)},
+            episodes=20,
+            curvature_examples=100,
+            curvature_probes=5,
+        ),
+        examined=("long", "restarts", "later_layer", "seal"),
+        curved=("long", "later_layer", "seal"),
+        about="400 bundled images (clothes on photographs, 36x36), a ResNet of one block of 8, 16, 32 and 64 channels, "
+        "3 generations of 2 epochs",
+    )
+
+
+def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
+    from llf_ray.tasks import Classification, SmallResNet
+
+    budget = Budget(
+        generations=4,
+        epochs=20,
+        warmup_epochs=1,
+        ascent_epochs=5,
+        ascent_rate=0.05,
+        threshold="layer3",
+        levels=6,
+        pruning_rate=0.5,
+        gap_epochs=2,
+    )
+    cifar = Mosaic(root="cifar10", tile=32, num_train=1000, num_held_out=2000)
+    there = _there(cifar)
+    data: DataSet = cifar if there else FashionOnPhotographs(num_train=1000, num_held_out=2000)
+    task = Classification(
+        model=SmallResNet(stem_stride=2 if there else 3), data=data, augment=Augment(shift=2, flip=0.5)
+    )
+    targets: dict[str, DataSet] = {
+        "flowers17": Folder(root="flowers17"),
+        "cifar100": Mosaic(root="cifar100", tile=32, num_train=2000),
+    }
+    targets = {name: target for name, target in targets.items() if there and _there(target)}
+    base = _base(task, Long(generations=4, epochs=20), batch=50, evaluate_every=1000)
+    words = "1,000 images of CIFAR-10" if there else "1,000 bundled images (clothes on photographs, 36x36)"
+    return ForgettingStudy(
+        name="forgetting-small",
+        size="small",
+        comparisons={MAIN: _main(base, budget, seeds), SELECTIVE: _selective(seeds, epochs=80, every=200)},
+        parts=PARTS,
+        budget=budget,
+        examination=Examination(
+            targets=targets or {"fashion": FashionSample(num_train=1000, num_held_out=1000)},
+            side=32 if targets else None,
+            few_shot={"flowers17": (5, 20)} if "flowers17" in targets else {},
+            episodes=200,
+            curvature_examples=150,
+            curvature_probes=10,
+        ),
+        examined=PARTS[0].arms,
+        curved=("long", "restarts", "later_layer", "seal"),
+        about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs",
+    )
+
+
+def _there(data: DataSet) -> bool:
+    try:
+        data.classes()
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
+    from llf_ray.tasks import Classification, TimmModel
+
+    means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    gpu = Resources(workers=1, cpus=8, gpus=1)
+    budget = Budget(
+        generations=11,
+        epochs=200,
+        warmup_epochs=5,
+        ascent_epochs=50,
+        ascent_rate=0.01,
+        threshold="layer3",
+        levels=11,
+        pruning_rate=0.2,
+        gap_epochs=20,
+    )
+    birds = Classification(
+        model=TimmModel(name="resnet18", options={"zero_init_last": False}),
+        data=Folder(root="cub200", validation=0.05),
+        augment=TimmAugment(size=224),
+        mean=means,
+        std=deviations,
+        num_workers=8,
+    )
+    main = replace(
+        _base(birds, Long(generations=11, epochs=200), batch=32, evaluate_every=20),
+        optim=Optim(name="sgd", lr=0.256, momentum=0.9, weight_decay=1e-4),
+        resources=gpu,
+        checkpoints=Checkpoints(),
+    )
+    pictures = replace(
+        birds, data=Folder(root="tiny_imagenet", validation=0.02), augment=Augment(size=64, shift=4, flip=0.5)
+    )
+    pictures = replace(pictures, model=TimmModel(name="resnet50", options={"zero_init_last": False}), num_workers=0)
+    tiny_arms: dict[str, Recipe] = {
+        "tiny_long": Long(generations=10, epochs=160, warmup_epochs=20),
+        "tiny_restarts": Restarts(generations=10, epochs=160, warmup_epochs=20),
+        "tiny_later_layer": LaterLayer(generations=10, epochs=160, warmup_epochs=20, threshold="layer3"),
+        "tiny_seal": Seal(
+            generations=10, epochs=160, warmup_epochs=20, ascent_epochs=40, ascent_rate=0.01, threshold="layer3"
+        ),
+    }
+    tiny = Comparison(
+        name=TINY_IMAGENET,
+        base=replace(main, task=pictures, recipe=tiny_arms["tiny_long"], optim=Optim(lr=0.1, weight_decay=5e-4)),
+        arms=tiny_arms,
+        seeds=seeds,
+    )
+    part = Part(
+        name=TINY_IMAGENET,
+        question="Does SEAL gain over later-layer forgetting at scale?",
+        of=TINY_IMAGENET,
+        arms=tuple(tiny_arms),
+    )
+    digits = _selective(seeds, epochs=1, every=100)
+    digits_task = replace(
+        digits.base.task, data=Torchvision(name="MNIST", root="torchvision", channels=1, num_train=6000)
+    )  # type: ignore[type-var]
+    long = Long(generations=1, epochs=1000)
+    selective = replace(
+        digits,
+        base=replace(
+            digits.base,
+            task=digits_task,
+            recipe=long,
+            optim=Optim(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0),
+            engine=EngineSettings(batch=128),
+        ),
+        arms={SELECTIVE: long},
+    )
+    return ForgettingStudy(
+        name="forgetting-paper",
+        size="paper",
+        comparisons={MAIN: _main(main, budget, seeds), TINY_IMAGENET: tiny, SELECTIVE: selective},
+        parts=(*PARTS, part),
+        budget=budget,
+        examination=Examination(
+            targets={
+                name: Folder(root=name) for name in ("flowers102", "cub200", "aircraft", "mit67", "stanford_dogs")
+            },
+            side=64,
+            few_shot=dict.fromkeys(("eurosat", "isic", "chestx", "cropdisease"), (5, 20, 50)),
+            few_shot_data={name: Folder(root=name) for name in ("eurosat", "isic", "chestx", "cropdisease")},
+            episodes=600,
+            curvature_examples=1000,
+            curvature_probes=100,
+        ),
+        examined=tuple(tiny_arms),
+        curved=tuple(tiny_arms),
+        about="CUB-200 with ResNet18, 11 generations of 200 epochs; Tiny-ImageNet with ResNet50, 10 generations of 160 "
+        "epochs; MNIST with a LeNet 300-100",
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- carry out
+
+
+def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
+    """The study's folder and all its trainings: begun anew, or opened where an earlier call has made them.
+
+    Raises:
+        SettingError: a setting that cannot work, unequal budgets, or trainings there of other settings.
+    """
+    prepared = {key: prepare_arms(comparison) for key, comparison in study.comparisons.items()}
+    for arms_of in prepared.values():
+        problem = check_budgets(arms_of)
+        if problem:
+            raise SettingError(problem)
+    folder, runs = Path(study.folder) / study.name, []
+    for comparison, arms_of in zip(study.comparisons.values(), prepared.values(), strict=True):
+        for (arm, _), config in comparison.runs().items():
+            place = folder / config.name
+            if not (place / "run.json").exists():
+                runs.append(create(replace(arms_of[arm], config=config), place, parent=".."))
+                continue
+            run = open_run(place)
+            if run.config.identity != config.identity:
+                raise SettingError(
+                    f"name {study.name!r}: {place} holds a training of other settings; choose another --name or "
+                    "--folder, or remove it"
+                )
+            runs.append(run)
+    if not (folder / STUDY).exists():
+        about = {"name": study.name, "size": study.size, "created": time.time(), "seconds": 0.0}
+        replace_text(folder / STUDY, json.dumps({**about, "study": to_plain(study)}, indent=1))
+    names = list(study.trainings())
+    return folder, sorted(runs, key=lambda run: names.index(run.folder.name))
+
+
+def carry_out(
+    folder: Path,
+    study: ForgettingStudy,
+    runs: list[Run],
+    *,
+    display: bool = True,
+    verbose: bool = False,
+    on_signal: Callable[[int], None] | None = None,
+) -> list[Outcome]:
+    """Train what is unfinished and examine what is trained, side by side; how each training ended."""
+    from llf_ray.cluster.apart import execute_apart, map_apart
+    from llf_ray.studies.examine import examine, is_examined
+
+    begun = time.time()
+    outcomes: list[Outcome] = []
+    try:
+        outcomes = list(
+            execute_apart(
+                runs,
+                title=study.name,
+                display=display,
+                verbose=verbose,
+                log_file=folder / "driver.log",
+                on_signal=on_signal,
+                on_end=draw_all,
+            )
+        )
+        if any(outcome.state == "stopped" for outcome in outcomes):
+            return outcomes
+        wanted = study.examinations()
+        left = [
+            (str(run.folder), wanted[run.folder.name])
+            for run, outcome in zip(runs, outcomes, strict=True)
+            if run.folder.name in wanted
+            and outcome.state == "finished"
+            and not is_examined(run.folder, wanted[run.folder.name])
+        ]
+        map_apart(examine, left, runs[0].config.resources, log_file=folder / "driver.log")
+        return outcomes
+    finally:
+        about = json.loads((folder / STUDY).read_text())
+        about["seconds"] += time.time() - begun
+        replace_text(folder / STUDY, json.dumps(about, indent=1))
+
+
+def spent(folder: Path) -> float:
+    """Seconds of the driver, all its sessions together."""
+    return float(json.loads((folder / STUDY).read_text())["seconds"])

@@ -1,0 +1,827 @@
+"""What the study of forgetting found: tables, numbers, figures and a verdict on every published claim.
+
+All is read from the trainings' folders, so it can be made again at any time, also of a study that is not finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group as Stacked
+from rich.console import RenderableType
+from rich.text import Text
+
+from llf_ray import figures
+from llf_ray.config import SettingError
+from llf_ray.display import duration
+from llf_ray.forget.groups import Both, Select, layout, resolve
+from llf_ray.forget.operations import WEIGHTS
+from llf_ray.journal import read, replace_text
+from llf_ray.studies.claims import Claim, Found, judge, judged, untestable
+from llf_ray.studies.compare import Against, Result, against, collect, draw_result, markdown, plain, spread
+from llf_ray.studies.examine import examined
+from llf_ray.studies.forgetting import MAIN, SELECTIVE, SHARES, TINY_IMAGENET, ForgettingStudy, spent
+from llf_ray.studies.show import table_like
+
+__all__ = ["Findings", "claims", "findings", "report", "write"]
+
+Seeds = Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that was found.
+
+    ``results`` by part; ``shares`` of convolution and linear weights that an arm of the sweep redraws; ``sparse``
+    validation by density and seed of each pruning arm; ``examined`` by arm, measure and seed; ``probed`` by
+    perturbation, measure, step and seed; ``slim`` test scores (slim, whole) by seed.
+    """
+
+    study: ForgettingStudy
+    results: Mapping[str, Result]
+    shares: Mapping[str, float]
+    sparse: Mapping[str, Mapping[float, Seeds]]
+    examined: Mapping[str, Mapping[str, Seeds]]
+    probed: Mapping[str, Mapping[str, Mapping[int, Seeds]]]
+    slim: Mapping[int, tuple[float, float]]
+    seconds: float = 0.0
+    missing: Sequence[str] = field(default_factory=tuple)
+
+    def test(self, arm: str) -> Seeds:
+        """Test score by seed, of those trainings that have one."""
+        for result in self.results.values():
+            for one in result.arms:
+                if one.arm == arm:
+                    return {seed: t.test for seed, t in one.trainings.items() if t.test is not None}
+        return {}
+
+    def minus(self, arm: str, other: str) -> Against | None:
+        """Paired differences of test scores."""
+        return _difference(self.test(arm), self.test(other))
+
+    def measured(self, arm: str, measure: str) -> Seeds:
+        """A measure of an arm's networks by seed."""
+        return self.examined.get(arm, {}).get(measure, {})
+
+    def measured_minus(self, arm: str, other: str, measure: str) -> Against | None:
+        """Paired differences of a measure."""
+        return _difference(self.measured(arm, measure), self.measured(other, measure))
+
+    def rise(self, arm: str) -> Against | None:
+        """Validation at the end less validation at the end of the first generation, by seed."""
+        for result in self.results.values():
+            for one in result.arms:
+                if one.arm == arm and one.generations:
+                    curves = {seed: dict(t.curve) for seed, t in one.trainings.items() if t.validation is not None}
+                    first = {seed: curve.get(one.generations[0]) for seed, curve in curves.items()}
+                    return against({seed: curve[max(curve)] for seed, curve in curves.items()}, first)
+        return None
+
+
+def _difference(values: Seeds, other: Seeds) -> Against | None:
+    found = against(dict(values), dict(other))
+    return found if found.by_seed else None
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def findings(folder: Path, study: ForgettingStudy) -> Findings:
+    """Read everything that a study's trainings have left."""
+    results = {}
+    for part in study.parts:
+        comparison = study.comparisons[part.of]
+        chosen = replace(comparison, arms={name: comparison.arms[name] for name in part.arms})
+        results[part.name] = collect(chosen, folder, name=part.name)
+    main = study.comparisons[MAIN]
+    done = [name for name in study.trainings() if (folder / name / "final" / "model.safetensors").exists()]
+    return Findings(
+        study=study,
+        results=results,
+        shares=_shares(main.base.task),
+        sparse=_sparse(results["pruning"], study.budget.pruning_rate, study.budget.levels),
+        examined=_examined(folder, study),
+        probed=_probed(folder, study),
+        slim=_slim(folder, study.seeds),
+        seconds=spent(folder),
+        missing=[name for name in study.trainings() if name not in done],
+    )
+
+
+def _shares(task: Any) -> dict[str, float]:
+    import torch
+
+    with torch.device("meta"):
+        slots = layout(task.skeleton())
+    sizes = {slot.name: slot.size for slot in slots}
+    whole = sum(sizes[name] for name in resolve(WEIGHTS, slots))
+    shares = {}
+    for arm, since in SHARES.items():
+        names = () if since is None else resolve(Both((Select(since=since), WEIGHTS)), slots)
+        shares[arm] = sum(sizes[name] for name in names) / whole
+    return shares
+
+
+def _sparse(result: Result, rate: float, levels: int) -> dict[str, dict[float, dict[int, float]]]:
+    """Validation at the end of each level, by the share of weights that it trained."""
+    found: dict[str, dict[float, dict[int, float]]] = {}
+    for arm in result.arms:
+        if not arm.arm.startswith("pruning"):
+            continue
+        ends = (*arm.generations, arm.total)
+        curves = {seed: dict(training.curve) for seed, training in arm.trainings.items()}
+        found[arm.arm] = {
+            (1 - rate) ** level: {seed: curve[end] for seed, curve in curves.items() if end in curve}
+            for level, end in enumerate(ends[:levels])
+        }
+    return found
+
+
+def _examined(folder: Path, study: ForgettingStudy) -> dict[str, dict[str, dict[int, float]]]:
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for arm in study.examined:
+        for seed in study.seeds:
+            for measure, value in examined(folder / f"{arm}-seed{seed}").items():
+                found.setdefault(arm, {}).setdefault(measure, {})[seed] = value
+    return found
+
+
+def _probed(folder: Path, study: ForgettingStudy) -> dict[str, dict[str, dict[int, dict[int, float]]]]:
+    found: dict[str, dict[str, dict[int, dict[int, float]]]] = {}
+    for seed in study.seeds:
+        for record in read(folder / f"{SELECTIVE}-seed{seed}" / "journal.jsonl"):
+            if record["kind"] == "probe":
+                of = found.setdefault(record["perturbation"], {})
+                for name, value in record["values"].items():
+                    of.setdefault(name, {}).setdefault(record["step"], {})[seed] = value
+    return found
+
+
+def _slim(folder: Path, seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """Slim networks of knowledge evolution by kernels, taken out once and scored; those that cannot be are left out."""
+    from llf_ray.studies.slim import slim_of
+
+    found = {}
+    for seed in seeds:
+        run = folder / f"kels-seed{seed}"
+        kept = run / "slim.json"
+        if not kept.exists() and (run / "final" / "model.safetensors").exists():
+            try:
+                slim = slim_of(run)
+            except SettingError:
+                continue
+            replace_text(kept, json.dumps([slim.scores["accuracy"], slim.whole_scores["accuracy"]]))
+        if kept.exists():
+            found[seed] = tuple(json.loads(kept.read_text()))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- claims
+
+
+def claims(found: Findings) -> list[Found]:
+    """Every published claim with what we found; of the quick size nothing is judged: it is too short."""
+    seal = "tiny_" if TINY_IMAGENET in found.study.comparisons else ""
+    every = [*_accuracy_claims(found, seal), *_network_claims(found, seal), *_other_claims(found)]
+    if found.study.size != "quick":
+        return every
+    return [replace(one, verdict="cannot be tested here", why="") for one in every]
+
+
+def _accuracy_claims(found: Findings, seal: str) -> list[Found]:
+    minus = found.minus
+    return [
+        judged(
+            Claim(
+                name="later_layer",
+                claim="Later-layer forgetting (LLF) beats one long run of the same budget on small data",
+                source="Zhou et al. 2022, Table 1, quoted in issue 4 of its code [I]",
+                published="CUB, ResNet18: LLF 70.76 after 3 further generations, 72.47 after 10; the long run's cell "
+                "is not verified",
+            ),
+            {"LLF - long": minus("later_layer", "long")},
+        ),
+        judged(
+            Claim(
+                name="restarts",
+                claim="It is the forgetting, not the new optimizer: LLF beats warm restarts",
+                source="Zhou et al. 2022 (code: the run without a reset) [C]",
+            ),
+            {"LLF - restarts": minus("later_layer", "restarts")},
+        ),
+        judged(
+            Claim(
+                name="evolution",
+                claim="LLF beats knowledge evolution at equal epochs",
+                source="Zhou et al. 2022, all five data sets [S]",
+            ),
+            {"LLF - WELS": minus("later_layer", "wels"), "LLF - KELS": minus("later_layer", "kels")},
+        ),
+        judged(
+            Claim(
+                name="later_layer_rise",
+                claim="LLF rises over generations",
+                source="an independent reproduction, issue 4 [I]",
+                published="CUB by generation 0 to 10: 59.37 ... 71.37",
+            ),
+            {"last - first generation (validation)": found.rise("later_layer")},
+        ),
+        judged(
+            Claim(
+                name="evolution_rise",
+                claim="Knowledge evolution rises over generations",
+                source="Taha et al. 2021, figure of its code [R]",
+                published="Flower102, ResNet18, KELS 0.5, by generation 1 to 10: 52.76 ... 61.86",
+            ),
+            {"last - first generation, KELS (validation)": found.rise("kels")},
+        ),
+        judged(
+            Claim(
+                name="reverse",
+                claim="Resetting early layers instead is worse than LLF and worse than the long run",
+                source="Zhou et al. 2022, ablation [S]",
+            ),
+            {
+                "reverse - LLF": minus("later_layer_reverse", "later_layer"),
+                "reverse - long": minus("later_layer_reverse", "long"),
+            },
+            positive=False,
+        ),
+        judged(
+            Claim(
+                name="fixed",
+                claim="The same redraw in every generation is worse than a fresh one",
+                source="Zhou et al. 2022, ablation [S]",
+                published='"much worse"; its code also froze the layers and repeated the data order',
+            ),
+            {"fixed - fresh": minus("later_layer_fixed", "later_layer")},
+            positive=False,
+        ),
+        _spread(found),
+        _goldilocks(found),
+        judged(
+            Claim(
+                name="seal",
+                claim="SEAL beats LLF in its own domain",
+                source="Sarfi et al. 2023, leaderboard [W]",
+                published="Tiny-ImageNet, ResNet50, 10 generations: SEAL 59.22, LLF 56.92",
+            ),
+            {"SEAL - LLF": minus(f"{seal}seal", f"{seal}later_layer")},
+        ),
+        judged(
+            Claim(
+                name="seal_normal",
+                claim="SEAL beats normal training",
+                source="Sarfi et al. 2023, leaderboard [W]",
+                published="Tiny-ImageNet, ResNet50: SEAL 59.22; the cells of normal training are not verified",
+            ),
+            {
+                "SEAL - restarts": minus(f"{seal}seal", f"{seal}restarts"),
+                "SEAL - long": minus(f"{seal}seal", f"{seal}long"),
+            },
+        ),
+        *_pruning(found),
+        judged(
+            Claim(
+                name="shrink_perturb",
+                claim="Shrink and perturb does better than a warm start where data arrive in portions",
+                source="Ash & Adams 2020 (code) [C]",
+            ),
+            {"shrink-perturb - warm start": minus("shrink_perturb", "warm_start")},
+        ),
+    ]
+
+
+def _spread(found: Findings) -> Found:
+    return judged(
+        Claim(
+            name="spread",
+            claim="Resets spread over the run are worth more than as many bunched together",
+            source="follows from Zhou et al.'s account (relearning under changing conditions); a question of ours",
+            published="none",
+        ),
+        {
+            "spread - bunched early": found.minus("later_layer", "bunched_early"),
+            "spread - bunched late": found.minus("later_layer", "bunched_late"),
+        },
+    )
+
+
+def _goldilocks(found: Findings) -> Found:
+    """The share is chosen on validation, so that test judges it once."""
+    claim = Claim(
+        name="share",
+        claim="Too little and too much forgetting both do worse than something in between",
+        source="Zhou et al. 2022 [S]",
+    )
+    inside = [
+        arm
+        for arm in found.results["share"].arms
+        if arm.validation_mean is not None and 0 < found.shares[arm.arm] < 1 and arm.arm != "forget_fc"
+    ]
+    if not inside:
+        return untestable(claim, "the trainings that it needs have not finished")
+    best = max(inside, key=lambda arm: arm.validation_mean or 0.0).arm
+    share = f"{100 * found.shares[best]:.0f} %"
+    return judged(
+        claim,
+        {
+            f"{share} - head only": found.minus(best, "forget_fc"),
+            f"{share} - all": found.minus(best, "forget_all"),
+        },
+    )
+
+
+def _pruning(found: Findings) -> list[Found]:
+    last = (1 - found.study.budget.pruning_rate) ** (found.study.budget.levels - 1)
+    words = f"at {100 * last:.3g} % of the weights"
+    better = judged(
+        Claim(
+            name="pruning",
+            claim="What magnitude pruning leaves trains better than as many weights at random places, or drawn anew",
+            source="Frankle & Carbin 2019; open_lth [C]",
+        ),
+        {
+            f"rewound - random places, {words}": found.minus("pruning", "pruning_random"),
+            f"rewound - drawn anew, {words}": found.minus("pruning", "pruning_reinit"),
+        },
+    )
+    claim = Claim(
+        name="pruning_keeps",
+        claim="Iterative pruning keeps the dense network's accuracy down to about a tenth of the weights (2 points)",
+        source="Frankle & Carbin 2019; open_lth [C]",
+    )
+    levels = found.sparse.get("pruning", {})
+    near = min(levels, key=lambda density: abs(np.log(density / 0.1)), default=1.0)
+    change = _difference(levels.get(near, {}), levels.get(1.0, {}))
+    if near == 1.0 or change is None or change.mean is None:
+        return [better, untestable(claim, "the trainings that it needs have not finished")]
+    ours = f"{100 * near:.3g} % - dense (validation) {judge(change)[0]}"
+    low = change.interval[0] if change.interval is not None else change.mean
+    kept = low >= -0.02
+    why = (
+        "" if kept else "the interval reaches below -2 points" + (", the mean does not" if change.mean >= -0.02 else "")
+    )
+    return [better, Found(claim=claim, ours=ours, verdict="reproduced" if kept else "not reproduced", why=why)]
+
+
+def _targets(found: Findings, prefix: str) -> list[str]:
+    return sorted({name for of in found.examined.values() for name in of if name.startswith(prefix)})
+
+
+def _network_claims(found: Findings, seal: str) -> list[Found]:
+    """Of trained networks: transfer, few-shot, depth, curvature."""
+    llf, annealed, normal = f"{seal}later_layer", f"{seal}seal", f"{seal}long"
+    difference = found.measured_minus
+
+    def over(prefix: str, one: str, other: str) -> dict[str, Against | None]:
+        return {name.partition("/")[2]: difference(one, other, name) for name in _targets(found, prefix)}
+
+    return [
+        judged(
+            Claim(
+                name="transfer",
+                claim="LLF is worse than normal training for other data (linear probe)",
+                source="Sarfi et al. 2023, abstract [S]; leaderboard [W]",
+                published="from Tiny-ImageNet, LLF: Aircraft 4.65, CUB 5.33, Dogs 8.69; normal not found",
+            ),
+            over("transfer/", llf, normal),
+            positive=False,
+        ),
+        judged(
+            Claim(
+                name="seal_transfer",
+                claim="SEAL is better than LLF for other data (linear probe)",
+                source="Sarfi et al. 2023, leaderboard [W]",
+                published="SEAL against LLF: Aircraft 9.81 / 4.65, CUB 8.49 / 5.33, Dogs 12.61 / 8.69",
+            ),
+            over("transfer/", annealed, llf),
+        ),
+        judged(
+            Claim(
+                name="few_shot",
+                claim="SEAL is better than LLF for few-shot problems of another domain",
+                source="Sarfi et al. 2023, leaderboard [W]",
+                published="EuroSAT: SEAL 87.7, LLF 67.79 (shots not stated, perhaps not the same); LLF on ChestX "
+                "22.03 / 22.54 / 23.78 at 5 / 20 / 50 shots",
+            ),
+            over("few_shot/", annealed, llf),
+        ),
+        judged(
+            Claim(
+                name="depth",
+                claim="SEAL's prediction depth is the lowest",
+                source="Sarfi et al. 2023, abstract [S]: an ordering, no number",
+            ),
+            {
+                "SEAL - LLF, in probes": difference(annealed, llf, "depth"),
+                "SEAL - normal": difference(annealed, normal, "depth"),
+            },
+            positive=False,
+            scale=1.0,
+        ),
+        judged(
+            Claim(
+                name="flat",
+                claim="SEAL ends in a flatter minimum than LLF (largest eigenvalue of the Hessian)",
+                source="a summary of Sarfi et al. 2023 [S]",
+            ),
+            {"SEAL - LLF": difference(annealed, llf, "curvature/largest")},
+            positive=False,
+            scale=1.0,
+        ),
+        _no_negative(found, annealed),
+        _slim_claim(found),
+    ]
+
+
+def _no_negative(found: Findings, arm: str) -> Found:
+    claim = Claim(
+        name="negative",
+        claim="Where SEAL ends the Hessian has no negative eigenvalue",
+        source="a summary of Sarfi et al. 2023 [S]",
+    )
+    smallest = found.measured(arm, "curvature/smallest")
+    largest = found.measured(arm, "curvature/largest")
+    if not smallest:
+        return untestable(claim, "the networks that it needs were not examined")
+    ours = ", ".join(f"{value:.3g}" for value in smallest.values()) + " by seed (largest: "
+    ours += ", ".join(f"{value:.3g}" for value in largest.values()) + ")"
+    # what a search to one per cent of the spectrum's width cannot tell from zero
+    none = all(value > -0.01 * largest.get(seed, 0.0) for seed, value in smallest.items())
+    why = "" if none else "some are below zero by more than 1 % of the largest"
+    return Found(claim=claim, ours=ours, verdict="reproduced" if none else "not reproduced", why=why)
+
+
+def _slim_claim(found: Findings) -> Found:
+    claim = Claim(
+        name="slim",
+        claim="The slim network of KELS does as well as the whole one (within a point) after some generations",
+        source="Taha et al. 2021, figure of its code [R]",
+        published="Flower102, KELS 0.5, slim / dense: 1.53 / 52.76 after generation 1, 57.78 / 57.85 after 5",
+    )
+    if not found.slim:
+        return untestable(claim, "no slim network was taken out")
+    change = against(
+        {seed: slim for seed, (slim, _) in found.slim.items()}, {seed: whole for seed, (_, whole) in found.slim.items()}
+    )
+    assert change.mean is not None
+    near = change.mean >= -0.01
+    generations = found.study.budget.generations
+    return Found(
+        claim=claim,
+        ours=f"slim - whole {judge(change)[0]}, after {generations} generations at {found.study.budget.keep:g}",
+        verdict="reproduced" if near else "not reproduced",
+        why="" if near else f"{generations} generations; the paper's figure needs four or five of 200 epochs",
+    )
+
+
+def _other_claims(found: Findings) -> list[Found]:
+    return [
+        *_selective(found),
+        untestable(
+            Claim(
+                name="large",
+                claim="On large data LLF does not help",
+                source="Zhou et al. 2022 [S]",
+                published="WRN-28-10, long / LLF: CIFAR-10 96.32 / 95.91, CIFAR-100 81.29 / 80.95",
+            ),
+            "needs all of CIFAR and a wide network",
+        ),
+        untestable(
+            Claim(
+                name="dense_sparse",
+                claim="Dense-sparse-dense training lowers the error",
+                source="Han et al. 2017, README of its code [R]",
+                published="ImageNet top-1 error: ResNet18 30.43 to 29.17, ResNet50 24.01 to 22.89",
+            ),
+            "about a point: below the noise of a few seeds at this size; the recipe has a job of its own",
+        ),
+        untestable(
+            Claim(
+                name="rifle",
+                claim="Redrawing the head while fine-tuning gains half a point to two",
+                source="Li et al. 2020, abstract [S]",
+                published="+0.5 to 2 points",
+            ),
+            "needs ImageNet weights to fine-tune; redrawing the head from scratch is the arm forget_fc",
+        ),
+    ]
+
+
+def _selective(found: Findings) -> list[Found]:
+    """At the last probe, where all labels are learned."""
+    claim = Claim(
+        name="selective",
+        claim="A perturbation takes more from mislabelled than from clean examples",
+        source="Zhou et al. 2022 [S]; its code [C]: figures, no number",
+    )
+    hard = replace(
+        claim,
+        name="selective_hard",
+        claim="It takes more from examples of small margin than from those of large margin",
+    )
+    result = []
+    for one, measure in ((claim, "selectivity/mislabelled"), (hard, "selectivity/hard")):
+        last: dict[str, Against | None] = {}
+        for name, of in found.probed.items():
+            by_step = of.get(measure, {})
+            if by_step:
+                values = by_step[max(by_step)]
+                last[name] = against(dict(values), dict.fromkeys(values, 0.0))
+        judged_all = judged(one, last, scale=1.0)
+        result.append(judged_all if last else untestable(one, "nothing was probed"))
+    return result
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def _mean(values: Seeds, scale: float = 1.0, digits: int = 3) -> str:
+    if not values:
+        return "-"
+    text = f"{scale * float(np.mean(list(values.values()))):.{digits}f}"
+    deviation = spread(list(values.values()))
+    return text if deviation is None else f"{text} ({scale * deviation:.{digits}f})"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def _sparse_table(found: Findings) -> list[str]:
+    densities = next(iter(found.sparse.values()), {})
+    columns = ["mask", *(f"{100 * density:.3g} %" for density in densities)]
+    rows = [[arm, *(_mean(values, 100, 1) for values in of.values())] for arm, of in found.sparse.items()]
+    return [
+        "Validation accuracy (%) at the end of each level, by the share of weights alive:",
+        "",
+        *_table(columns, rows),
+    ]
+
+
+def _share_table(found: Findings) -> list[str]:
+    rows = [
+        [arm, f"{100 * share:.1f}", _mean(found.test(arm), 100, 2)]
+        for arm, share in sorted(found.shares.items(), key=lambda pair: pair[1])
+    ]
+    return [
+        "Share of convolution and linear weights that is redrawn (%), and test accuracy (%):",
+        "",
+        *_table(["arm", "redrawn", "test"], rows),
+    ]
+
+
+def _network_table(found: Findings) -> list[str]:
+    """Every method against normal training, for every measure."""
+    measures = sorted({name for of in found.examined.values() for name in of})
+    normal = found.study.examined[0]
+    lines = []
+    for measure in measures:
+        scale, digits = (100.0, 2) if measure.startswith(("transfer", "few_shot", "calibration")) else (1.0, 2)
+        rows = []
+        for arm in found.study.examined:
+            values = found.measured(arm, measure)
+            change = None if arm == normal else found.measured_minus(arm, normal, measure)
+            by_seed = "" if change is None else ", ".join(f"{scale * v:+.{digits}f}" for v in change.by_seed.values())
+            rows.append(
+                [arm, _mean(values, scale, digits), by_seed, "" if change is None else judge(change, scale=scale)[0]]
+            )
+        lines += [
+            f"### {measure}",
+            "",
+            *_table(["arm", "mean (std)", f"minus {normal}, by seed", "mean (95 % interval)"], rows),
+            "",
+        ]
+    return lines
+
+
+def _probe_table(found: Findings) -> list[str]:
+    rows = []
+    for name, of in found.probed.items():
+        if name == "before" or not of.get("clean/retention"):
+            continue
+        last = max(of["clean/retention"])
+        shown = (
+            *("clean/retention", "mislabelled/retention", "selectivity/mislabelled"),
+            *("easy/retention", "hard/retention", "selectivity/hard"),
+        )
+        rows.append([name, *(_mean(of.get(key, {}).get(last, {})) for key in shown)])
+    columns = ["perturbation", "clean", "mislabelled", "difference", "easy", "hard", "difference"]
+    return ["Retention (accuracy after / before) at the last probe, mean (std) over seeds:", "", *_table(columns, rows)]
+
+
+def document(found: Findings) -> str:
+    """All tables as one Markdown text."""
+    study = found.study
+    lines = [
+        f"# {study.name}",
+        "",
+        f"{study.about}; {len(study.seeds)} seeds; {duration(found.seconds)} in all.",
+        *([f"Not finished: {', '.join(found.missing)}."] if found.missing else []),
+        "",
+        *_claim_lines(claims(found), quick=study.size == "quick"),
+    ]
+    for part in study.parts:
+        lines += ["", f"## {part.name}: {part.question}", ""]
+        text = markdown(found.results[part.name]).splitlines()
+        lines += [line for line in text[2:] if not line.startswith("time:")]
+        extra = {"share": _share_table, "pruning": _sparse_table}.get(part.name)
+        lines += ["", *extra(found)] if extra else []
+    if found.examined:
+        lines += ["", "## What the networks are worth beside their own test", "", *_network_table(found)]
+    if found.probed:
+        lines += ["", "## Targeted forgetting", "", *_probe_table(found)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+QUICK = "The quick size trains for a few epochs: its numbers show that everything works, and nothing else."
+
+
+def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
+    columns = ["claim", "source", "published", "ours: mean difference (95 % interval)", "verdict"]
+    rows = [
+        [
+            one.claim.claim,
+            one.claim.source,
+            one.claim.published,
+            one.ours,
+            f"**{one.verdict}**" + (f": {one.why}" if one.why else ""),
+        ]
+        for one in every
+    ]
+    counts = {verdict: sum(one.verdict == verdict for one in every) for verdict in VERDICTS}
+    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    return [
+        "## Claims",
+        "",
+        *([QUICK, ""] if quick else []),
+        f"{told}. Differences are paired by seed, in points of test accuracy where nothing else is said. Reproduced: "
+        "the 95 % interval lies on the claimed side of zero. [R] README, log or figure of the authors' code, [C] their "
+        "code, [I] an issue thread there, [W] a leaderboard's entry for the paper, [S] a text that quotes the paper.",
+        "",
+        *[line.replace("---:", "---") for line in _table(columns, rows)],
+    ]
+
+
+VERDICTS = ("reproduced", "not reproduced", "cannot be tested here")
+
+
+def report(found: Findings) -> RenderableType:
+    """Claims with their verdicts, for a screen."""
+    table = table_like("claim", "ours", "verdict", fold=(0, 1, 2))
+    for one in claims(found):
+        table.add_row(one.claim.claim, one.ours, one.verdict + (f": {one.why}" if one.why else ""))
+    head = Text(f"{found.study.name}: {found.study.about}; {len(found.study.seeds)} seeds", style="bold")
+    return Stacked(head, *([Text(QUICK)] if found.study.size == "quick" else []), table)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def write(folder: Path, found: Findings) -> list[Path]:
+    """Write claims, tables, numbers and figures; the files, the most important first."""
+    text = document(found)
+    lines = _claim_lines(claims(found), quick=found.study.size == "quick")
+    replace_text(folder / "claims.md", "\n".join([f"# {found.study.name}", "", *lines]) + "\n")
+    replace_text(folder / "tables.md", text)
+    replace_text(folder / "result.json", json.dumps(_plain(found), indent=1) + "\n")
+    return [folder / "claims.md", folder / "tables.md", folder / "result.json", *_draw(folder / "figures", found)]
+
+
+def _plain(found: Findings) -> dict[str, Any]:
+    return {
+        "name": found.study.name,
+        "about": found.study.about,
+        "seconds": found.seconds,
+        "missing": list(found.missing),
+        "claims": [
+            {
+                "name": one.claim.name,
+                "claim": one.claim.claim,
+                "source": one.claim.source,
+                "published": one.claim.published,
+                "ours": one.ours,
+                "verdict": one.verdict,
+                "why": one.why,
+            }
+            for one in claims(found)
+        ],
+        "parts": {name: plain(result) for name, result in found.results.items()},
+        "shares": dict(found.shares),
+        "pruning": {
+            arm: {f"{density:.6g}": dict(values) for density, values in of.items()} for arm, of in found.sparse.items()
+        },
+        "networks": {arm: {name: dict(values) for name, values in of.items()} for arm, of in found.examined.items()},
+        "probes": found.probed,
+        "slim": {seed: list(pair) for seed, pair in found.slim.items()},
+    }
+
+
+def _draw(folder: Path, found: Findings) -> list[Path]:
+    drawn = [
+        draw_result(result, folder / f"{name}.png")
+        for name, result in found.results.items()
+        if any(training.curve for arm in result.arms for training in arm.trainings.values())
+    ]
+    swept = [(share, arm) for arm, share in sorted(found.shares.items(), key=lambda pair: pair[1]) if found.test(arm)]
+    if swept:
+        points = tuple((place, tuple(found.test(arm).values())) for place, (_, arm) in enumerate(swept))
+        drawn.append(
+            figures.sweep(
+                "How much to forget in each generation",
+                [figures.Series(label="test", points=points)],
+                folder / "share_sweep.png",
+                across="convolution and linear weights redrawn: where, and their share",
+                up="test accuracy",
+                names=[f"{_where(arm)}\n{100 * share:.3g} %" for share, arm in swept],
+            )
+        )
+    if any(values for of in found.sparse.values() for values in of.values()):
+        drawn.append(_draw_sparse(folder, found))
+    drawn += _draw_networks(folder, found)
+    if found.probed:
+        drawn.append(_draw_probes(folder, found))
+    return drawn
+
+
+def _where(arm: str) -> str:
+    since = SHARES[arm]
+    return "nothing" if since is None else "all" if since == 1 else "fc only" if since == "fc" else f"from {since}"
+
+
+def _draw_sparse(folder: Path, found: Findings) -> Path:
+    names = {"pruning": "magnitude, rewound", "pruning_random": "random places", "pruning_reinit": "drawn anew"}
+    series = [
+        figures.Series(
+            label=names.get(arm, arm),
+            points=tuple((density, tuple(values.values())) for density, values in of.items() if values),
+        )
+        for arm, of in found.sparse.items()
+    ]
+    dense = found.sparse.get("pruning", {}).get(1.0, {})
+    level = ("dense, one level", float(np.mean(list(dense.values())))) if dense else None
+    return figures.sweep(
+        "Pruning: what is left, level by level",
+        [one for one in series if one.points],
+        folder / "sparsity.png",
+        across="share of prunable weights alive",
+        up="validation accuracy",
+        logarithmic=True,
+        level=level,
+    )
+
+
+def _draw_networks(folder: Path, found: Findings) -> list[Path]:
+    """Differences with normal training: of accuracies on other data in one picture, of the rest in another."""
+    normal, others = found.study.examined[0], found.study.examined[1:]
+    drawn = []
+    for name, prefixes, scale, across in (
+        ("transfer", ("transfer/", "few_shot/"), 100.0, "points"),
+        ("networks", ("depth", "curvature/largest", "calibration"), 1.0, "difference"),
+    ):
+        columns = {}
+        for measure in (m for prefix in prefixes for m in _targets(found, prefix)):
+            rows = []
+            for arm in others:
+                change = found.measured_minus(arm, normal, measure)
+                if change is not None and change.mean is not None:
+                    ends = None if change.interval is None else (scale * change.interval[0], scale * change.interval[1])
+                    by_seed = tuple(scale * value for value in change.by_seed.values())
+                    rows.append(figures.Interval(label=arm, mean=scale * change.mean, ends=ends, by_seed=by_seed))
+            columns[measure] = rows
+        columns = {measure: rows for measure, rows in columns.items() if rows}
+        if columns:
+            title = f"{'Other data' if name == 'transfer' else 'Trained networks'}: each method less {normal}"
+            drawn.append(figures.intervals(title, columns, folder / f"{name}.png", across=across))
+    return drawn
+
+
+def _draw_probes(folder: Path, found: Findings) -> Path:
+    series = [
+        figures.Series(
+            label=name,
+            points=tuple((step, tuple(values.values())) for step, values in of["selectivity/mislabelled"].items()),
+        )
+        for name, of in found.probed.items()
+        if of.get("selectivity/mislabelled")
+    ]
+    return figures.sweep(
+        "Targeted forgetting: retention of clean less mislabelled examples",
+        series,
+        folder / "selectivity.png",
+        across="optimizer steps",
+        up="selectivity",
+        metric="selectivity",
+        level=("no selectivity", 0.0),
+        limits=(-1.0, 1.0),
+    )

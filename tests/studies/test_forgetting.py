@@ -1,0 +1,293 @@
+"""The study of forgetting: arms of one budget, trained once, read back into tables, figures and verdicts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+import llf_ray.cluster.apart
+from llf_ray.cli import main
+from llf_ray.cluster.outcome import read_outcome, write_outcome
+from llf_ray.config import SettingError, from_plain, to_plain
+from llf_ray.data import FashionOnPhotographs
+from llf_ray.data.base import ROOT_VARIABLE
+from llf_ray.plan import operations_of, spans
+from llf_ray.recipes.long import Long
+from llf_ray.run import prepare
+from llf_ray.studies import forgetting as study_module
+from llf_ray.studies.examine import Examination, examined, is_examined
+from llf_ray.studies.forgetting import MAIN, SELECTIVE, SIZES, ForgettingStudy, begin, carry_out, make
+from llf_ray.studies.forgetting_results import claims, findings, report, write
+from llf_ray.tasks import SmallResNet
+from llf_ray.train.state import Run
+from llf_ray.train.worker import Outcome
+from tests.local import carry
+
+REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed")
+
+
+def tiny(folder: Path, seeds: int = 1) -> ForgettingStudy:
+    """The quick study in miniature: networks of a few channels, one epoch a generation."""
+    study = make("quick", seeds=seeds, folder=str(folder))
+    budget = replace(study.budget, epochs=1, ascent_epochs=0.5, gap_epochs=0.5)
+    main, selective = study.comparisons[MAIN], study.comparisons[SELECTIVE]
+    task = replace(
+        main.base.task,
+        model=SmallResNet(widths=(4, 4, 6, 8), stem_stride=4),
+        data=FashionOnPhotographs(num_train=150, num_held_out=60),
+    )
+    short = Long(generations=1, epochs=2)
+    probe = replace(selective.base.probes[0], every=20, examples=200)
+    return replace(
+        study,
+        budget=budget,
+        comparisons={
+            MAIN: study_module._main(replace(main.base, task=task), budget, main.seeds),
+            SELECTIVE: replace(
+                selective, base=replace(selective.base, recipe=short, probes=(probe,)), arms={SELECTIVE: short}
+            ),
+        },
+        examination=replace(
+            study.examination, curvature_examples=10, curvature_probes=2, episodes=3, depth_examples=60
+        ),
+        examined=("long", "later_layer", "seal"),
+        curved=("later_layer",),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingStudy, list[list[str]]]:
+    """A study that was carried out, then asked for again: its folder, and what each call trained and examined."""
+    patch = pytest.MonkeyPatch()
+    done: list[list[str]] = []
+
+    def execute_apart(runs: Sequence[Run], *, log_file: Path, **rest: object) -> list[Outcome]:
+        log_file.touch()
+        done.append([])
+        for run in runs:
+            if read_outcome(run.folder) is None:
+                done[-1].append(run.folder.name)
+                write_outcome(run.folder, carry(run))
+        return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
+
+    def map_apart(function, items, resources, *, log_file):  # type: ignore[no-untyped-def]
+        done.append([Path(item[0]).name for item in items])
+        return [function(item) for item in items]
+
+    patch.setattr(llf_ray.cluster.apart, "execute_apart", execute_apart)
+    patch.setattr(llf_ray.cluster.apart, "map_apart", map_apart)
+    study = tiny(tmp_path_factory.mktemp("study"))
+    for _ in range(2):
+        folder, runs = begin(study)
+        carry_out(folder, study, runs)
+    patch.undo()
+    return folder, study, done
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    study = make(size, folder=str(tmp_path))
+    assert [part.name for part in study.parts][:4] == ["methods", "spread", "share", "pruning"]
+    named = {arm for part in study.parts for arm in part.arms}
+    there = {arm for comparison in study.comparisons.values() for arm in comparison.arms}
+    assert named | {SELECTIVE} == there, "every arm answers a question, and every question has its arms"
+    assert from_plain(to_plain(study)) == study
+    assert study.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("size", ["quick", "small"])
+def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)  # no CIFAR-10 lies here
+    study = make(size, seeds=1, folder=str(tmp_path))
+    plans = {arm: prepare(config).plan for (arm, _), config in study.comparisons[MAIN].runs().items()}
+    assert len({plan.total for plan in plans.values()}) == 1
+    for arm in REDRAWS:
+        redraws = [op.label for phase in plans[arm].phases for op in phase.entry if op.label.startswith("redraw")]
+        assert len(redraws) == study.budget.generations - 1, arm
+    early, spread, late = (
+        [start for start, _ in spans(plans[arm])][1:] for arm in ("bunched_early", "later_layer", "bunched_late")
+    )
+    assert early[0] == spread[0]
+    assert early[-1] < spread[-1]
+    assert late[-1] == spread[-1]
+    assert late[0] > spread[0]
+
+
+def test_real_images_are_used_where_they_are(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    assert "bundled" in make("small").about
+    (tmp_path / "cifar10").mkdir()
+    np.save(tmp_path / "cifar10" / "y_train.npy", np.arange(40) % 10)
+    study = make("small")
+    assert "CIFAR-10" in study.about
+    assert study.comparisons[MAIN].base.task.data.root == str(tmp_path / "cifar10")
+
+
+def test_what_cannot_work_is_said(tmp_path) -> None:
+    with pytest.raises(SettingError, match="size = 'smal'"):
+        make("smal")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="--seeds 0"):
+        make("quick", seeds=0)
+    with pytest.raises(SettingError, match="'x' is neither in targets nor"):
+        Examination(few_shot={"x": (5,)})
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def test_nothing_is_trained_or_examined_twice(trained) -> None:
+    folder, study, ((*first,), (*looked,), (*again,), (*looked_again,)) = trained
+    assert sorted(first) == sorted(study.trainings())
+    order = [name[-1] for name in tiny(folder.parent, seeds=3).trainings()]
+    assert order == sorted(order), "seed by seed"
+    assert sorted(looked) == sorted(study.examinations())
+    assert again == looked_again == []
+    assert all(is_examined(folder / name, how) for name, how in study.examinations().items())
+    assert not is_examined(folder / looked[0], replace(study.examination, episodes=4))
+
+
+def test_a_folder_of_other_settings_is_refused(trained) -> None:
+    _, study, _ = trained
+    main = study.comparisons[MAIN]
+    other = replace(main, base=replace(main.base, optim=replace(main.base.optim, lr=0.2)))
+    with pytest.raises(SettingError, match="holds a training of other settings"):
+        begin(replace(study, comparisons={**study.comparisons, MAIN: other}))
+
+
+def test_findings_are_what_the_trainings_left(trained) -> None:
+    folder, study, _ = trained
+    found = findings(folder, study)
+    assert found.missing == []
+    scores = {}
+    for line in (folder / "seal-seed0" / "journal.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["kind"] == "score":
+            scores[record["role"], record["step"]] = record["values"]["accuracy"]
+    (test,) = [value for (role, _), value in scores.items() if role == "test"]
+    assert found.test("seal")[0] == test
+    minus = found.minus("seal", "long")
+    assert minus.mean == found.test("seal")[0] - found.test("long")[0]
+    assert found.shares["restarts"] == 0
+    assert found.shares["forget_all"] == 1
+    assert list(found.sparse["pruning"]) == [1.0, 0.5, 0.25]
+    same = [found.sparse[arm][1.0] for arm in ("pruning", "pruning_random", "pruning_reinit")]
+    assert same[0] == same[1] == same[2], "level 0 is dense, whatever comes later"
+    assert found.measured("later_layer", "depth")[0] == examined(folder / "later_layer-seed0")["depth"]
+    assert set(found.examined["later_layer"]) - set(found.examined["seal"]) == {
+        "curvature/largest",
+        "curvature/smallest",
+        "curvature/trace",
+    }
+    assert list(found.probed["magnitude redraw 70"]["selectivity/hard"]) == [20, 40]
+    assert set(found.slim) == {0}
+
+
+def with_scores(folder: Path, study: ForgettingStudy, place: Path, scores: dict[str, tuple[float, ...]]) -> None:
+    """Copies of seed 0's trainings for every seed, with these test scores on record."""
+    for arm in study.comparisons[MAIN].arms:
+        for seed, test in enumerate(scores.get(arm, (0.4, 0.41, 0.39))):
+            copy = place / f"{arm}-seed{seed}"
+            shutil.copytree(folder / f"{arm}-seed0", copy)
+            records = [json.loads(line) for line in (copy / "journal.jsonl").read_text().splitlines()]
+            for record in records:
+                if record.get("role") == "test":
+                    record["values"]["accuracy"] = test
+            (copy / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    shutil.copytree(folder / f"{SELECTIVE}-seed0", place / f"{SELECTIVE}-seed0")
+    shutil.copy(folder / "study.json", place)
+
+
+def test_verdicts_follow_from_the_scores(trained, tmp_path) -> None:
+    folder, one, _ = trained
+    study = tiny(tmp_path, seeds=3)
+    scores = {
+        "later_layer": (0.50, 0.52, 0.51),  # far above all others
+        "later_layer_reverse": (0.30, 0.50, 0.20),  # worse on the mean, and noisy
+        "seal": (0.42, 0.43, 0.41),  # a little above normal training, below later-layer forgetting
+    }
+    with_scores(folder, one, tmp_path / study.name, scores)
+    judged = {f.claim.name: f for f in claims(findings(tmp_path / study.name, replace(study, size="small")))}
+    assert judged["later_layer"].verdict == judged["restarts"].verdict == "reproduced"
+    assert judged["later_layer"].ours.startswith("+11.00 (")
+    assert "70.76" in judged["later_layer"].claim.published
+    assert judged["evolution"].verdict == judged["spread"].verdict == "reproduced"
+    assert judged["fixed"].verdict == "reproduced"
+    assert judged["reverse"].verdict == "not reproduced"
+    assert "interval holds zero" in judged["reverse"].why
+    assert judged["seal"].verdict == "not reproduced"
+    assert judged["seal"].why == "the difference has the other sign"
+    assert judged["seal_normal"].verdict == "reproduced"
+    assert judged["share"].verdict in ("reproduced", "not reproduced")
+    never = {name for name, found in judged.items() if found.ours == "-"}
+    assert never == {"large", "dense_sparse", "rifle", "negative"}, "seal's curvature was not taken"
+    assert not any("[M]" in f.claim.source + f.claim.published for f in judged.values()), "nothing merely remembered"
+
+
+def test_the_quick_size_judges_nothing(trained) -> None:
+    folder, study, _ = trained
+    quick = claims(findings(folder, study))
+    assert {one.verdict for one in quick} == {"cannot be tested here"}
+    assert len({one.claim.name for one in quick}) == len(quick)
+
+
+def test_tables_numbers_and_figures_are_written(trained) -> None:
+    folder, study, _ = trained
+    found = findings(folder, study)
+    written = write(folder, found)
+    assert all(path.stat().st_size > 500 for path in written)
+    names = {path.name for path in written}
+    assert names >= {"claims.md", "tables.md", "result.json", "methods.png", "share_sweep.png", "sparsity.png"}
+    assert names >= {"transfer.png", "selectivity.png"}
+    text = (folder / "tables.md").read_text()
+    for part in study.parts:
+        assert part.question in text
+        assert all(f"\n| {arm} | " in text for arm in part.arms)
+    plain = json.loads((folder / "result.json").read_text())
+    assert plain["parts"]["methods"]["arms"]["seal"]["test"]["0"] == found.test("seal")[0]
+    with Path("/dev/null").open("w") as nowhere:
+        Console(file=nowhere).print(report(found))
+
+
+def test_an_unfinished_study_has_tables_too(trained, tmp_path) -> None:
+    _, study, _ = trained
+    begun = replace(study, folder=str(tmp_path))
+    main = {key: replace(c, base=replace(c.base, folder=str(tmp_path))) for key, c in study.comparisons.items()}
+    folder, _ = begin(replace(begun, comparisons=main))
+    found = findings(folder, begun)
+    assert len(found.missing) == len(study.trainings())
+    assert "Not finished: " in (write(folder, found)[1]).read_text()
+    assert {one.verdict for one in claims(replace(found, study=replace(begun, size="small")))} == {
+        "cannot be tested here"
+    }
+
+
+def test_operations_of_the_bunched_arms_are_keyed_by_generation(trained) -> None:
+    """Three redraws under one name would be one draw: what sets them apart is the generation."""
+    _, study, _ = trained
+    plan = prepare(study.comparisons[MAIN].runs()["bunched_early", 0]).plan
+    from llf_ray.plan import Schedule
+
+    schedule = Schedule(plan)
+    keys = [
+        (key, generation) for start, _ in spans(plan) for key, generation, _ in operations_of(plan, schedule.at(start))
+    ]
+    assert len(keys) == len(set(keys)) == 2
+
+
+def test_the_command_says_what_is_wrong(tmp_path) -> None:
+    result = CliRunner().invoke(main, ["study", "forgetting", "--seeds", "0", "--folder", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--seeds 0: must be 1 or more" in result.output
