@@ -13,7 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from llf_ray.figures import SCHEDULES, Arm, Band, Lane, Line, Marks, Timeline, comparison, draw_run, timeline
+from llf_ray.figures import (
+    SCHEDULES,
+    Arm,
+    Band,
+    Course,
+    Courses,
+    Lane,
+    Line,
+    Marks,
+    Timeline,
+    comparison,
+    courses,
+    draw_run,
+    timeline,
+)
 from llf_ray.journal import Journal, update_run
 
 
@@ -342,3 +356,24 @@ def test_a_run_without_a_phase_is_not_drawn(tmp_path):
     update_run(tmp_path / "seal", name="seal")
     with pytest.raises(ValueError, match="has begun no phase"):
         draw_run(tmp_path / "seal", tmp_path / "run.png")
+
+
+def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp_path):
+    values = np.array([[0.1, 0.2, 0.3], [0.2, 0.4, 0.2]])
+    panels = [
+        Courses(
+            title=title,
+            time="steps of the game",
+            measure="kept",
+            top=1.1,
+            courses=[Course(label=label, times=(0, 10, 20), values=values) for label in labels],
+        )
+        for title, labels in (("one", ("a", "b")), ("other", ("b", "c")), ("third", ("a",)))
+    ]
+    courses(panels, tmp_path / "made" / "courses.png")
+    (figure,) = drawn
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "other", "third"]
+    assert all(ax.get_ylim() == (0, 1.1) for ax in figure.axes)
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.15, 0.3, 0.25])
+    assert figure.axes[0].lines[1].get_color() == figure.axes[1].lines[0].get_color()  # a method keeps its look

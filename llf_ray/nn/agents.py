@@ -172,8 +172,8 @@ def listen(weights: Weights, messages: Tensor, objects: Tensor, *, rectify: bool
     said, length = _said(weights), messages.shape[-1]
     num_symbols = said.shape[1]
     codes = _embed(weights, objects, rectify).mT
-    # where there are more games than possible messages, every message is read once, its beginnings too
-    if num_symbols**length > messages.shape[1]:
+    # where there are about as many games as possible messages, every message is read once, its beginnings too
+    if num_symbols**length > 2 * messages.shape[1]:
         return torch.bmm(_linear(weights, "out", _read(weights, said, messages)), codes)
     scores = torch.bmm(_linear(weights, "out", _read_all(weights, said, length)), codes)
     powers = num_symbols ** torch.arange(length - 1, -1, -1, device=messages.device)
