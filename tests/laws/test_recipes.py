@@ -82,7 +82,7 @@ def test_equal_generations_and_epochs_are_an_equal_budget(per_epoch: int, genera
     assert abs(totals["Long"] - generations * epochs * per_epoch) <= 0.5
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "long"])
+@pytest.mark.parametrize("name", [name for name in TINY if name not in ("long", "bunched")])  # unequal is their point
 def test_generations_of_every_recipe_end_at_the_same_steps(name: str) -> None:
     """So that a figure may compare them by generation."""
     ends: dict[int, int] = {}
