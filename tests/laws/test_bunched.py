@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from llf_ray.config import SettingError
@@ -20,7 +22,7 @@ def test_resets_are_as_many_at_one_budget_and_a_gap_apart(generations: int, late
     )
     assert plan.total == spread.total == generations * 20 * 7
     starts, usual_starts = ([start for start, _ in spans(one)][1:] for one in (plan, spread))
-    assert [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)] == [14] * (generations - 2)
+    assert [later - earlier for earlier, later in pairwise(starts)] == [14] * (generations - 2)
     assert (starts[-1] == usual_starts[-1]) if late else (starts[0] == usual_starts[0])
     assert [phase.entry for phase in plan.phases] == [phase.entry for phase in spread.phases]
 
