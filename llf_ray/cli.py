@@ -535,7 +535,7 @@ def forgetting(
     place, made = _checked(lambda: settings.begin(asked))
     if not tables:
         click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
-        outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard)
+        outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
         lines = [
             f"{run.folder.name} {o.state}: {o.message}"
             for run, o in zip(made, outcomes, strict=True)

@@ -19,13 +19,18 @@ from llf_ray.figures import (
     Band,
     Course,
     Courses,
+    Interval,
     Lane,
     Line,
     Marks,
+    Series,
     Timeline,
     comparison,
     courses,
+    draw_probes,
     draw_run,
+    intervals,
+    sweep,
     timeline,
 )
 from llf_ray.journal import Journal, update_run
@@ -248,9 +253,9 @@ def colours(drawn: list[Figure], names: list[str], folder: Path) -> dict[str, tu
 
 
 def test_a_schedule_keeps_its_colour_whoever_else_is_compared(drawn, tmp_path):
-    every = colours(drawn, [*SCHEDULES, "mine", "another"], tmp_path)
+    every = colours(drawn, [*SCHEDULES, "my_own", "yours"], tmp_path)
     assert len(set(every.values())) == len(every)
-    for few in (["seal", "long"], ["another", "later_layer"], ["mine"]):
+    for few in (["seal", "long"], ["yours", "later_layer"], ["my_own"]):
         assert colours(drawn, few, tmp_path) == {name: every[name] for name in few}
 
 
@@ -377,3 +382,67 @@ def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp
     assert all(ax.get_ylim() == (0, 1.1) for ax in figure.axes)
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.15, 0.3, 0.25])
     assert figure.axes[0].lines[1].get_color() == figure.axes[1].lines[0].get_color()  # a method keeps its look
+
+
+# ---------------------------------------------------------------------------------------------- probes and studies
+
+
+def probed(folder: Path, perturbations: int) -> Path:
+    """A run that was probed five times."""
+    with Journal(folder / "journal.jsonl") as journal:
+        for step in range(100, 600, 100):
+            for number in range(perturbations + 1):
+                kept = {f"{group}/retention": 0.9 - 0.1 * number for group in ("clean", "mislabelled")}
+                values = {"clean/accuracy": 0.9, "mislabelled/accuracy": step / 600, "selectivity/mislabelled": 0.1}
+                name = f"magnitude {number} redraw of a long name" if number else "before"
+                record = {"kind": "probe", "step": step, "perturbation": name, "counts": {"clean": 9}}
+                journal.append({**record, "values": values if number == 0 else values | kept})
+    update_run(folder, name=folder.name)
+    return folder
+
+
+@pytest.mark.parametrize("perturbations", [1, 4, 9])
+def test_probes_have_a_panel_for_each_perturbation(perturbations, drawn, tmp_path):
+    path = draw_probes(probed(tmp_path / "run", perturbations), tmp_path / "probes.png")
+    assert path is not None
+    (figure,) = drawn
+    texts_inside(figure)
+    assert len(figure.axes) == 2 + perturbations, "what is right, selectivity, and a panel each"
+    before = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert before["mislabelled"] == pytest.approx([step / 600 for step in range(100, 600, 100)])
+
+
+def test_a_run_without_probes_has_no_picture_of_them(tmp_path):
+    assert draw_probes(journalled(tmp_path / "seal"), tmp_path / "probes.png") is None
+    assert not (tmp_path / "probes.png").exists()
+
+
+def test_a_sweep_shows_means_bands_and_seeds(drawn, tmp_path):
+    series = [
+        Series(label="a", points=((1.0, (0.1, 0.3)), (0.5, (0.2, 0.4)))),
+        Series(label="b", points=((1.0, (0.5,)),)),
+    ]
+    level = ("dense", 0.25)
+    sweep("t", series, tmp_path / "s.png", across="x", up="y", logarithmic=True, level=level)
+    sweep("t", series[:1], tmp_path / "n.png", across="x", up="y", names=["one\n1 %", "two\n2 %"], limits=(0.0, 0.2))
+    figure, named = drawn
+    texts_inside(figure)
+    texts_inside(named)
+    means = next(line for line in figure.axes[0].lines if line.get_label() == "a")
+    assert list(means.get_ydata()) == pytest.approx([0.2, 0.3])
+    assert figure.axes[0].get_xlim()[0] > figure.axes[0].get_xlim()[1], "shares shrink to the right"
+    assert named.axes[0].get_ylim()[1] == 0.2
+
+
+def test_intervals_that_hold_zero_are_grey(drawn, tmp_path):
+    rows = [
+        Interval(label="up", mean=2.0, ends=(1.0, 3.0), by_seed=(1.5, 2.5)),
+        Interval(label="unsure", mean=0.5, ends=(-1.0, 2.0), by_seed=(0.0, 1.0)),
+        Interval(label="one seed", mean=0.5, ends=None, by_seed=(0.5,)),
+    ]
+    intervals("differences", {"transfer/flowers": rows, "depth": rows}, tmp_path / "i.png", across="points")
+    (figure,) = drawn
+    texts_inside(figure)
+    colours = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "D"]
+    assert len(figure.axes) == 2
+    assert colours[0] != colours[1] == colours[2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ import torch
 from llf_ray.cluster.actor import merge_spools
 from llf_ray.cluster.launch import ALLOCATOR, POLL, SETTINGS, Signals, Watch, held, is_finished, shipped, stopped_early
 from llf_ray.cluster.outcome import read_outcome, step_kept, write_outcome
-from llf_ray.cluster.session import environment, logging_to, need, ray_session
+from llf_ray.cluster.session import environment, logging_to, need, num_fitting, ray_session
 from llf_ray.cluster.worker import alone, not_begun
 from llf_ray.config import SettingError
 from llf_ray.display import Display
@@ -83,17 +84,32 @@ def execute_apart(
         return [read_outcome(run.folder) or stopped_early(run) for run in runs]
 
 
-def map_apart(function: Callable[[T], R], items: Sequence[T], resources: Resources, *, log_file: Path) -> list[R]:
+def map_apart(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    resources: Resources,
+    *,
+    log_file: Path,
+    on_end: Callable[[int], object] = lambda number: None,
+) -> list[R]:
     """``function`` of each item, side by side on one worker's share of the cluster each, in their order.
 
+    ``on_end`` hears how many are done, after each.
+
     Raises:
-        Exception: what the function raises, for the first item for which it does.
+        Exception: what the function raises, as soon as it does for one item.
     """
     if not items:
         return []
     with logging_to(log_file, verbose=False), _session(resources):
         task = _remote(_call, resources)
-        return list(ray.get([task.remote(function, item, _threads(resources)) for item in items]))
+        refs = [task.remote(function, item, _threads(resources)) for item in items]
+        waiting = list(refs)
+        while waiting:
+            (done, *_), waiting = ray.wait(waiting)
+            ray.get(done)
+            on_end(len(refs) - len(waiting))
+        return list(ray.get(refs))
 
 
 def _call(function: Callable[[T], R], item: T, threads: int) -> R:
@@ -126,13 +142,19 @@ def _remote(function: Callable[..., Any], resources: Resources) -> Any:
 
 
 def _drive(runs: Sequence[Run], signals: Signals, watch: Watch) -> None:
-    """Until every task has ended. A first signal lets those that train write a checkpoint, and the rest not begin."""
-    waiting = {_remote(_carry, run.config.resources).remote(run): run for run in runs}
+    """Until every task has ended. A first signal lets those that train write a checkpoint, and the rest not begin.
+
+    Ray takes waiting tasks in any order, so few wait with it: runs begin in the order in which they were given, and a
+    study that is stopped has whole seeds.
+    """
+    queue, training = list(runs), dict[Any, Run]()
     asked = False
-    while waiting:
-        done, _ = ray.wait(list(waiting), timeout=POLL)
+    while queue or training:
+        while queue and not asked and len(training) < _most(queue[0].config.resources):
+            training[_remote(_carry, queue[0].config.resources).remote(queue[0])] = queue.pop(0)
+        done, _ = ray.wait(list(training), timeout=POLL)
         for ref in done:
-            run = waiting.pop(ref)
+            run = training.pop(ref)
             try:
                 ray.get(ref)
             except Exception as error:
@@ -141,9 +163,16 @@ def _drive(runs: Sequence[Run], signals: Signals, watch: Watch) -> None:
                 _write(run, Outcome(state="failed", step=step_kept(run.folder), message=words[-400:]))
         if signals.heard and not asked:
             asked = True
-            for run in waiting.values():
+            queue.clear()
+            for run in training.values():
                 (run.folder / STOP_REQUEST).touch()
         watch.look()
+
+
+def _most(resources: Resources) -> int:
+    """As many tasks as there is room for, and half as many again that wait: an autoscaler sees that more is wanted."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(2, math.ceil(1.5 * num_fitting(resources, nodes)))
 
 
 def _carry(run: Run) -> None:

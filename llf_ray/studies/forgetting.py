@@ -521,6 +521,7 @@ def carry_out(
     display: bool = True,
     verbose: bool = False,
     on_signal: Callable[[int], None] | None = None,
+    say: Callable[[str], object] = lambda words: None,
 ) -> list[Outcome]:
     """Train what is unfinished and examine what is trained, side by side; how each training ended."""
     from llf_ray.cluster.apart import execute_apart, map_apart
@@ -550,7 +551,13 @@ def carry_out(
             and outcome.state == "finished"
             and not is_examined(run.folder, wanted[run.folder.name])
         ]
-        map_apart(examine, left, runs[0].config.resources, log_file=folder / "driver.log")
+        map_apart(
+            examine,
+            left,
+            runs[0].config.resources,
+            log_file=folder / "driver.log",
+            on_end=lambda number: say(f"examined {number} of {len(left)} networks"),
+        )
         return outcomes
     finally:
         about = json.loads((folder / STUDY).read_text())

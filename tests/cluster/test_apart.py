@@ -51,7 +51,10 @@ def test_runs_side_by_side_are_the_runs_alone(local_ray: None, tmp_path: Path) -
 
 
 def test_what_is_examined_comes_back_in_order(local_ray: None, tmp_path: Path) -> None:
-    assert map_apart(abs, [-3, 2, -1], Resources(workers=1), log_file=tmp_path / "log") == [3, 2, 1]
+    told: list[int] = []
+    found = map_apart(abs, [-3, 2, -1], Resources(workers=1), log_file=tmp_path / "log", on_end=told.append)
+    assert found == [3, 2, 1]
+    assert told == [1, 2, 3]
 
 
 def test_what_cannot_start_is_said(local_ray: None, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingS
                 write_outcome(run.folder, carry(run))
         return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
 
-    def map_apart(function, items, resources, *, log_file):  # type: ignore[no-untyped-def]
+    def map_apart(function, items, resources, *, log_file, on_end):  # type: ignore[no-untyped-def]
         done.append([Path(item[0]).name for item in items])
         return [function(item) for item in items]
 

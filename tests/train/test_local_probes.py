@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from llf_ray.cli import main
 from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data.order import Draw, order
 from llf_ray.forget.groups import layout
@@ -113,6 +115,9 @@ def test_probes_reach_mlflow_a_table_and_a_picture(tmp_path):
     assert len(rows) == 8
     shown = f"{100 * record['values']['clean/accuracy']:.1f}"
     assert f"| 8 | {shown} |" in "".join(rows)
-    report(folder)
+    said = CliRunner().invoke(main, ["probes", str(folder)])
+    assert said.exit_code == 0, said.output
+    assert CELLS[2].name in said.output
+    assert str(figure) in said.output
     with pytest.raises(SettingError, match="has probed nothing yet"):
         report(whole(PLAIN, tmp_path / "plain"))
