@@ -13,7 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from llf_ray.figures import SCHEDULES, Arm, Band, Lane, Line, Marks, Timeline, comparison, draw_run, timeline
+from llf_ray.figures import (
+    SCHEDULES,
+    Arm,
+    Band,
+    Lane,
+    Line,
+    Marks,
+    Timeline,
+    comparison,
+    depths,
+    draw_run,
+    reliability,
+    timeline,
+)
 from llf_ray.journal import Journal, update_run
 
 
@@ -342,3 +355,30 @@ def test_a_run_without_a_phase_is_not_drawn(tmp_path):
     update_run(tmp_path / "seal", name="seal")
     with pytest.raises(ValueError, match="has begun no phase"):
         draw_run(tmp_path / "seal", tmp_path / "run.png")
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_depths_of_several_networks_lie_over_one_another(tmp_path, drawn, number):
+    probes = ["input", "bn1", *(f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)), "softmax"]
+    counts = np.random.default_rng(0).integers(1, 90, (number, len(probes) + 1))
+    path = depths("depth", {f"run-{n}": row.tolist() for n, row in enumerate(counts)}, probes, tmp_path / "d.png")
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    (ax,) = figure.axes
+    shares = [patch.get_data().values for patch in ax.patches if not patch.get_fill()]
+    assert np.allclose(shares, counts / counts.sum(1, keepdims=True))
+    assert len(ax.get_xticks()) == len(probes) + 1
+    means = [float(line.get_xdata()[0]) for line in ax.lines]
+    assert np.allclose(means, counts @ np.arange(len(probes) + 1) / counts.sum(1))
+
+
+def test_a_reliability_diagram_has_the_bins_that_hold_something(tmp_path, drawn):
+    bins = [(0, 0.0, 0.0), (10, 0.4, 0.5), (30, 0.9, 0.8)]
+    path = reliability("reliability", {"one": bins, "other": bins[::-1]}, tmp_path / "r.png")
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    line = figure.axes[0].lines[1]
+    assert line.get_xydata().tolist() == [[0.4, 0.5], [0.9, 0.8]]
+    assert line.get_label() == "one: error 10.0 %"
