@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import boundary, masks, worker_loop
+from benchmarks import boundary, masks, neighbours, worker_loop
 from benchmarks.__main__ import main, names
 from benchmarks.harness import (
     Block,
@@ -106,7 +106,7 @@ def test_a_report_is_saved_with_versions_and_without_paths(tmp_path):
 
 
 def test_every_file_is_a_benchmark_that_can_be_named():
-    assert {"boundary", "masks", "worker_loop"} <= set(names())
+    assert {"boundary", "masks", "neighbours", "worker_loop"} <= set(names())
 
 
 def test_an_unknown_name_says_which_there_are(capsys):
@@ -133,6 +133,13 @@ def test_the_boundary_runs():
     report = boundary.measure(TINY)
     assert {row["what"] for row in report.rows} > {"redraw all weights", "copy", "random generator", "a question"}
     assert report.targets[-1].found.value > 0
+
+
+def test_the_neighbours_run_and_say_how_much_memory_they_take():
+    report = neighbours.measure(TINY)
+    assert [row["what"] for row in report.rows] == [neighbours.KNN, neighbours.PRODUCT, "peak memory of a process"]
+    assert report.targets[0].found.value > 0
+    assert 0.05 < report.rows[-1]["GB"] < 3, "torch itself, and next to nothing more"
 
 
 def test_one_process_with_the_local_engine_runs():

@@ -27,9 +27,11 @@ from llf_ray.figures import (
     Timeline,
     comparison,
     courses,
+    depths,
     draw_probes,
     draw_run,
     intervals,
+    reliability,
     sweep,
     timeline,
 )
@@ -446,3 +448,30 @@ def test_intervals_that_hold_zero_are_grey(drawn, tmp_path):
     colours = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "D"]
     assert len(figure.axes) == 2
     assert colours[0] != colours[1] == colours[2]
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_depths_of_several_networks_lie_over_one_another(tmp_path, drawn, number):
+    probes = ["input", "bn1", *(f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)), "softmax"]
+    counts = np.random.default_rng(0).integers(1, 90, (number, len(probes) + 1))
+    path = depths("depth", {f"run-{n}": row.tolist() for n, row in enumerate(counts)}, probes, tmp_path / "d.png")
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    (ax,) = figure.axes
+    shares = [patch.get_data().values for patch in ax.patches if not patch.get_fill()]
+    assert np.allclose(shares, counts / counts.sum(1, keepdims=True))
+    assert len(ax.get_xticks()) == len(probes) + 1
+    means = [float(line.get_xdata()[0]) for line in ax.lines]
+    assert np.allclose(means, counts @ np.arange(len(probes) + 1) / counts.sum(1))
+
+
+def test_a_reliability_diagram_has_the_bins_that_hold_something(tmp_path, drawn):
+    bins = [(0, 0.0, 0.0), (10, 0.4, 0.5), (30, 0.9, 0.8)]
+    path = reliability("reliability", {"one": bins, "other": bins[::-1]}, tmp_path / "r.png")
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    line = figure.axes[0].lines[1]
+    assert line.get_xydata().tolist() == [[0.4, 0.5], [0.9, 0.8]]
+    assert line.get_label() == "one: error 10.0 %"

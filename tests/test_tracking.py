@@ -80,6 +80,32 @@ def journal_of(run: Path) -> Journal:
     return Journal(run / "journal.jsonl")
 
 
+def test_measures_that_come_after_the_end_are_sent_once_and_change_nothing_else(
+    run: Path, root: Path, settings: Tracking, stored: Any, sent: Counter
+) -> None:
+    with journal_of(run) as journal:
+        journal.append(metrics(10, **{"train/loss": 1.0}))
+        journal.append(state("finished"))
+    sync(run, settings, root=root)
+    ended = stored(run).info.end_time
+    record = {"kind": "measure", "measure": "few-shot/seed=1", "step": 10, "time": 9000.0}
+    with journal_of(run) as journal:
+        assert journal.append({**record, "values": {"flowers/5-shot/accuracy": 0.75}})
+        assert not journal.append({**record, "values": {"flowers/5-shot/accuracy": 0.7}}), "the first stays"
+        assert journal.append({**record, "measure": "depth", "values": {"mean": 3.5}})
+    (run / "measures").mkdir()
+    (run / "measures" / "depth.json").write_text("{}")
+    for _ in range(2):
+        sync(run, settings, root=root)
+    found = stored(run)
+    assert found.data.metrics["measure/few-shot/seed_1/flowers/5-shot/accuracy"] == 0.75
+    assert found.data.metrics["measure/depth/mean"] == 3.5
+    assert set(sent.values()) == {1}
+    assert [file.path for file in found.client.list_artifacts(found.info.run_id, "measures")] == ["measures/depth.json"]
+    assert found.info.end_time == ended
+    assert found.info.status == "FINISHED"
+
+
 def test_a_run_is_in_mlflow_with_all_it_has(
     run: Path, root: Path, settings: Tracking, stored: Any, tmp_path: Path, capfd: Any, monkeypatch: Any
 ) -> None:

@@ -467,7 +467,7 @@ def _label(name: str, protocol: Protocol) -> str:
     usual = Protocol()
     kept = [key for key in MEASURES[name].fields if key != "shots"]
     changed = [f"{key}={getattr(protocol, key)}" for key in kept if getattr(protocol, key) != getattr(usual, key)]
-    return " ".join([name, *changed])
+    return "/".join([name, *changed])
 
 
 def _draw(found: Mapping[str, Found], folder: Path) -> None:
