@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llf_ray.nn.agents import FORBIDDEN, Receiver, chosen, listen, stacked
+from llf_ray.nn.agents import Receiver, chosen, listen, stacked
 
 __all__ = [
     "DEFINITIONS",
@@ -129,8 +129,7 @@ def ease_of_teaching(
         entropy: weight of the entropy of a receiver's choice.
         seed: of receivers and games.
     """
-    languages, number = messages.shape[:2]
-    device = messages.device
+    (languages, number), device = messages.shape[:2], messages.device
     games = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -139,31 +138,25 @@ def ease_of_teaching(
         name: value.detach().repeat(languages, *[1] * (value.dim() - 1)).to(device).requires_grad_()
         for name, value in fresh.items()
     }
-    optimizer = torch.optim.Adam(list(weights.values()), lr=rate)
     heard = messages.repeat_interleave(num_receivers, 0)  # (G receivers, N, L)
+    optimizer = torch.optim.Adam(list(weights.values()), lr=rate, fused=True)
     curve = []
     for _ in range(steps):
-        targets = torch.randint(number, (batch,), generator=games).to(device)
-        candidates = _candidates(targets, number, num_candidates, games)
+        targets = torch.randint(number, (batch,), generator=games)
+        others = torch.rand(batch, number, generator=games).scatter_(1, targets[:, None], -1.0)
+        offered = others.topk(num_candidates, dim=1, largest=False).indices  # the target comes first, (B, K)
         uniform = torch.rand(1, batch, generator=games).to(device)
+        asked = (targets[:, None] * number + offered).flatten().to(device)
         # there are fewer objects than games: each message is read once
-        scores = listen(weights, heard, objects, rectify=rectify).index_select(1, targets)
-        scores = scores.masked_fill(~candidates, FORBIDDEN)
-        logs = scores.log_softmax(-1)
-        choice = chosen(logs.exp(), uniform)
-        won = (choice == targets).float()
-        gain = won * logs.gather(-1, choice[..., None])[..., 0] - entropy * (logs.exp() * logs).sum(-1)
+        scores = listen(weights, heard, objects, rectify=rectify).flatten(1)
+        scores = scores.index_select(1, asked).view(-1, batch, num_candidates)
+        logs, picks = scores.log_softmax(-1), scores.softmax(-1)
+        choice = chosen(picks, uniform)
+        gain = (choice == 0) * logs.gather(-1, choice[..., None])[..., 0] - entropy * (picks * logs).sum(-1)
         optimizer.zero_grad()
         (-gain.mean(-1).sum()).backward()
         optimizer.step()
-        said = scores.detach().argmax(-1) == targets
-        curve.append(said.view(languages, -1).double().mean(-1))
+        best = scores.detach()
+        right = (best[..., :1] > best[..., 1:]).all(-1)  # the first of equals would always be the target
+        curve.append(right.view(languages, -1).double().mean(-1).cpu())
     return torch.stack(curve, -1)
-
-
-def _candidates(targets: Tensor, number: int, num_candidates: int, random: torch.Generator) -> Tensor:
-    """Which objects each game offers, (B, N): the target and others at random."""
-    keys = torch.rand(len(targets), number, generator=random).to(targets.device)
-    keys.scatter_(1, targets[:, None], -1.0)
-    offered = torch.zeros(len(targets), number, dtype=torch.bool, device=targets.device)
-    return offered.scatter_(1, keys.topk(num_candidates, dim=1, largest=False).indices, True)

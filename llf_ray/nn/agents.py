@@ -66,6 +66,11 @@ def chosen(probabilities: Tensor, uniform: Tensor | None) -> Tensor:
     return drawn.clamp(max=probabilities.shape[-1] - 1)
 
 
+def _one_hot(numbers: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """torch's own looks for the largest number first, which takes longer and makes a GPU wait."""
+    return (numbers[..., None] == torch.arange(count, device=numbers.device)).to(dtype)
+
+
 def _linear(weights: Weights, name: str, inputs: Tensor) -> Tensor:
     return torch.baddbmm(weights[f"{name}.bias"][:, None], inputs, weights[f"{name}.weight"].mT)
 
@@ -143,7 +148,7 @@ def speak(
     parts = [_linear(weights, "out", hidden), cell, torch.bmm(hidden, recurrent)]
     if shared:
         # a product, not an index: its gradient adds up in one order on every device
-        which = nn.functional.one_hot(targets, len(objects)).to(code.dtype)
+        which = _one_hot(targets, len(objects), code.dtype)
         parts = list(torch.bmm(which, torch.cat(parts, -1)).split([part.shape[-1] for part in parts], -1))
     scores, (cell, pushed) = parts[:1], parts[1:]
     messages = []
@@ -152,7 +157,7 @@ def speak(
         messages.append(chosen(scores[-1].detach().softmax(-1), drawn))
         if place + 1 == length:
             break
-        heard = nn.functional.one_hot(messages[-1], said.shape[1]).to(said.dtype)
+        heard = _one_hot(messages[-1], said.shape[1], said.dtype)
         hidden, cell = _Gates.apply(torch.baddbmm(pushed, heard, said), cell)
         scores.append(_linear(weights, "out", hidden))
         if place + 2 < length:
@@ -177,7 +182,7 @@ def listen(weights: Weights, messages: Tensor, objects: Tensor, *, rectify: bool
         return torch.bmm(_linear(weights, "out", _read(weights, said, messages)), codes)
     scores = torch.bmm(_linear(weights, "out", _read_all(weights, said, length)), codes)
     powers = num_symbols ** torch.arange(length - 1, -1, -1, device=messages.device)
-    which = nn.functional.one_hot((messages * powers).sum(-1), num_symbols**length).to(scores.dtype)
+    which = _one_hot((messages * powers).sum(-1), num_symbols**length, scores.dtype)
     return torch.bmm(which, scores)
 
 
@@ -185,7 +190,7 @@ def _read(weights: Weights, said: Tensor, messages: Tensor) -> Tensor:
     """The hidden state behind each message, (S, B, H)."""
     hidden = cell = said.new_zeros(*messages.shape[:2], said.shape[-1] // 4)
     for place, symbols in enumerate(messages.unbind(-1)):
-        gates = torch.bmm(nn.functional.one_hot(symbols, said.shape[1]).to(said.dtype), said)
+        gates = torch.bmm(_one_hot(symbols, said.shape[1], said.dtype), said)
         if place:
             gates = gates + torch.bmm(hidden, weights["cell.weight_hh"].mT)
         hidden, cell = _Gates.apply(gates, cell)
