@@ -148,7 +148,10 @@ def test_curvature_is_of_the_training_loss_on_training_images(run: Path, monkeyp
     [
         (["dept"], "measure 'dept' does not exist; did you mean 'depth'?"),
         (["transfer"], "measure 'transfer' needs other data: --target FILE"),
-        (["few-shot", "--target", "TARGETS:flowers"], "target of TARGETS 'flowers' does not exist; did you mean 'clothes'?"),
+        (
+            ["few-shot", "--target", "TARGETS:flowers"],
+            "target of TARGETS 'flowers' does not exist; did you mean 'clothes'?",
+        ),
         (["few-shot", "--target", "TARGETS:few", "--shots", "5"], "target 'few': shots = 5: class '"),
         (["few-shot", "--target", "TARGETS", "--shots", "5,5"], "shots = (5, 5): one or more numbers are needed"),
         (["few-shot", "--target", "TARGETS", "--target", "TARGETS:few"], "there is a target 'few' already"),
