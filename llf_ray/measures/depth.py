@@ -29,6 +29,7 @@ def prediction_depth(probes: Tensor, final: Tensor) -> Tensor:
     return probes.shape[0] - from_here_on.sum(0)
 
 
+@torch.no_grad()
 def knn_predictions(
     bank: Tensor,
     labels: Tensor,

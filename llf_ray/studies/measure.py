@@ -193,7 +193,9 @@ def _calibration(subject: Subject, protocol: Protocol, targets: Targets) -> Take
 
 
 def _transfer(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
-    values, details, notes = {}, {}, []
+    values: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    notes: list[str] = []
     for name, data in targets.items():
         task = _seen_as(subject.task, data)
         train, validation, test = (_features(subject, task, role) for role in ROLES)
@@ -207,7 +209,7 @@ def _transfer(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
 
 def _few_shot(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
     values: dict[str, float] = {}
-    details: dict[str, Any] = {}
+    details: dict[str, dict[str, Any]] = {}
     for name, data in targets.items():
         task = _seen_as(subject.task, data)
         parts = [_features(subject, task, role) for role in _roles(subject.task, data)]
@@ -328,7 +330,9 @@ def _held(path: Path) -> dict[str, Any]:
 
 def _check(task: Classification, names: Sequence[str], protocol: Protocol, targets: Targets) -> None:
     """Raise for what could only fail later: data that cannot be read, and classes with too few examples."""
-    for name, data in targets.items() if any(MEASURES[one].other_data for one in names) else ():
+    if not any(MEASURES[name].other_data for name in names):
+        return
+    for name, data in targets.items():
         try:
             if data.channels != task.data.channels:
                 raise SettingError(f"channels = {data.channels}: the network sees {task.data.channels}")
@@ -677,7 +681,8 @@ def report_comparison(name: str, found: Measured) -> list[RenderableType]:
 
 
 def _compared(found: Measured) -> tuple[list[str], list[list[str]]]:
-    rows, last = [], ""
+    rows: list[list[str]] = []
+    last = ""
     for name, key, by_arm in _values(found):
         cells = []
         for by_seed in by_arm.values():
