@@ -34,6 +34,7 @@ EVERY = (
     Forget(select=Select(since="body"), keep=Saved(name="mask"), kept="store", fill="zero", store="start"),
     Forget(keep=Everything()),
     KeepMask(store="new", source=Shuffled(name="mask")),
+    Adopt(store="new", run="runs/other"),
 )
 """Of every kind one at least, those included that read stores: `stores` has what they need."""
 
@@ -119,7 +120,7 @@ def test_an_operation_touches_what_it_selects_and_nothing_else(operation: Any) -
     edit = operation(view_of(trained()))
     assert set(edit.values) == (set() if operation.makes else selected)
     assert set(edit.clear) <= selected
-    assert set(edit.masks) | ({edit.snapshot} - {None}) == set(operation.makes)
+    assert set(edit.masks) | set(edit.adopt) | ({edit.snapshot} - {None}) == set(operation.makes)
     assert all(set(masks) == selected for masks in edit.masks.values())
 
 
@@ -310,6 +311,9 @@ def test_snapshots_and_masks_are_stores_and_change_no_weight() -> None:
     assert edit.values == {}
     assert set(edit.masks["m"]) == {"stem.0.weight", "body.0.weight", "head.weight"}
     assert (snapshot.makes, mask.makes, mask.needs) == (("s",), ("m",), ())
+    adopt = Adopt(store="t", run="runs/other")
+    assert adopt(view_of(trained())) == Edit(adopt={"t": "runs/other"})
+    assert (adopt.makes, adopt.label) == (("t",), "take t from run other")
     assert KeepMask(store="m", source=Magnitude(keep=0.5, of="s", within="m")).needs == ("s", "m")
 
 
