@@ -46,7 +46,8 @@ __all__ = [
 ]
 
 ENDED = ("stopped", "failed", "finished", "lost")  # nothing more comes unless the run is resumed
-FRACTIONS = ("accuracy", "accuracy_top5", "exact_match", "top1", "top5")  # scores that people read in per cent
+# scores that people read in per cent
+FRACTIONS = ("accuracy", "accuracy_top5", "exact_match", "top1", "top5", "word_accuracy")
 LOST = "its driver is gone; `llf-ray resume` goes on from the last checkpoint"
 URI_SCHEMES = (
     "http",

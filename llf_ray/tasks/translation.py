@@ -157,7 +157,7 @@ class Translation:
             "exact_match": tally(exact),
             "word_errors": Tally(edits.double().sum(), int(lengths.sum())),
             **by_direction,
-            "accuracy": tally((scores.argmax(2) == batch.target)[real]),
+            "word_accuracy": tally((scores.argmax(2) == batch.target)[real]),
             "loss": tally(losses[real]),
         }
 
