@@ -190,7 +190,7 @@ def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
         guide=200,
         imitate=1200,
         base=li_bowling(seeds=seeds),
-        base_generations=6,
+        base_generations=4,
         base_steps=3000,
         teaching_receivers=30,
         teaching_steps=1000,
