@@ -109,7 +109,7 @@ class _Gates(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, gates: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         squashed = gates.clone()
         squashed.chunk(4, -1)[2].mul_(2)
         pass_in, keep, doubled, pass_out = squashed.sigmoid_().chunk(4, -1)
@@ -121,7 +121,7 @@ class _Gates(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_hidden: Tensor, by_cell: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, by_hidden: Tensor, by_cell: Tensor) -> tuple[Tensor, Tensor]:
         squashed, before, new, seen = ctx.saved_tensors
         pass_in, keep, _, pass_out = squashed.chunk(4, -1)
         by_cell = torch.addcmul(by_cell, by_hidden * pass_out, 1 - seen * seen)
