@@ -24,14 +24,31 @@ Weights = Mapping[str, Tensor]  # one agent's parameters by name, those of all s
 FORBIDDEN = -1e9  # score of an object that is no candidate: its probability is exactly zero, its entropy no NaN
 
 
+class _Dense(nn.Linear):
+    """The parameters of a linear layer; a call gives them out, (1, ...) each.
+
+    So whoever partitions parameters (ZeRO-3) is asked for these, as it is when a layer computes.
+    """
+
+    def forward(self) -> Weights:  # type: ignore[override]
+        return {name: value[None] for name, value in self.named_parameters()}
+
+
+class _Cell(nn.LSTMCell):
+    """The parameters of an LSTM cell, as `_Dense`."""
+
+    def forward(self) -> Weights:  # type: ignore[override]
+        return {name: value[None] for name, value in self.named_parameters()}
+
+
 class Sender(nn.Module):
     """The parameters of one sender, with torch's own initialisation."""
 
     def __init__(self, features: int, hidden: int, symbols: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(features, hidden)
-        self.cell = nn.LSTMCell(symbols, hidden)
-        self.out = nn.Linear(hidden, symbols)
+        self.embed = _Dense(features, hidden)
+        self.cell = _Cell(symbols, hidden)
+        self.out = _Dense(hidden, symbols)
 
 
 class Receiver(nn.Module):
@@ -39,17 +56,18 @@ class Receiver(nn.Module):
 
     def __init__(self, features: int, hidden: int, symbols: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(features, hidden)
-        self.cell = nn.LSTMCell(symbols, hidden)
-        self.out = nn.Linear(hidden, hidden)
+        self.embed = _Dense(features, hidden)
+        self.cell = _Cell(symbols, hidden)
+        self.out = _Dense(hidden, hidden)
 
 
 def stacked(agents: Sequence[nn.Module]) -> Weights:
     """Parameters of equal agents by name, each (S, ...)."""
-    every = [dict(agent.named_parameters()) for agent in agents]
-    if len(every) == 1:
-        return {name: value[None] for name, value in every[0].items()}
-    return {name: torch.stack([one[name] for one in every]) for name in every[0]}
+    every = [
+        {f"{layer}.{name}": value for layer, module in agent.named_children() for name, value in module().items()}
+        for agent in agents
+    ]
+    return every[0] if len(every) == 1 else {name: torch.cat([one[name] for one in every]) for name in every[0]}
 
 
 def chosen(probabilities: Tensor, uniform: Tensor | None) -> Tensor:

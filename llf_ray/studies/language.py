@@ -91,6 +91,7 @@ class LanguageStudy:
     base_steps: int
     teaching_receivers: int
     teaching_steps: int
+    probe_seeds: int
     probe_steps: int
     probe_every: int
 
@@ -179,6 +180,7 @@ def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
             base_steps=10,
             teaching_receivers=3,
             teaching_steps=40,
+            probe_seeds=3,
             probe_steps=60,
             probe_every=20,
         )
@@ -190,10 +192,11 @@ def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
         guide=200,
         imitate=1200,
         base=li_bowling(seeds=seeds),
-        base_generations=6,
+        base_generations=4,
         base_steps=3000,
         teaching_receivers=30,
         teaching_steps=1000,
+        probe_seeds=10,
         probe_steps=700,
         probe_every=10,
     )
@@ -341,7 +344,7 @@ def _probe(study: LanguageStudy, folder: Path) -> str:
     found = probe_mixed_language(
         base.meanings(),
         base.features(),
-        seeds=study.seeds,
+        seeds=tuple(range(study.probe_seeds)),
         num_symbols=base.symbols,
         hidden=base.hidden,
         steps=study.probe_steps,
@@ -370,7 +373,7 @@ def collect(study: LanguageStudy, folder: Path) -> dict[str, Any]:
         "size": study.size,
         "seeds": list(study.seeds),
         "arms": arms,
-        "probe": {**probe, "selectivity": _selectivity(probe, study.seeds)},
+        "probe": {**probe, "selectivity": _selectivity(probe)},
     }
 
 
@@ -423,7 +426,7 @@ def _game_steps(plan: Plan) -> Iterator[tuple[int, int]]:
             yield step + 1, played
 
 
-def _selectivity(probe: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+def _selectivity(probe: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the compositional half less of the holistic one, a mean over the second half of training."""
     found = {}
     for name, values in probe["retention"].items():
@@ -431,7 +434,7 @@ def _selectivity(probe: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, An
         differences = (late[..., 0] - late[..., 1]).mean(1)
         found[name] = {
             "retention": late.mean((0, 1)).tolist(),
-            **_plain({str(seed): float(d) for seed, d in zip(seeds, differences, strict=True)}),
+            **_plain({str(seed): float(difference) for seed, difference in enumerate(differences)}),
         }
     return found
 
@@ -501,7 +504,15 @@ def markdown(result: Mapping[str, Any]) -> str:
     ):
         if chosen:
             lines += ["", f"## {title}", "", *_table(result, chosen)]
-    lines += ["", "## Mixed-language probe", "", *_probe_table(result), "", "## Conclusions", ""]
+    lines += [
+        "",
+        f"## Mixed-language probe, {len(result['probe']['before'])} seeds",
+        "",
+        *_probe_table(result),
+        "",
+        "## Conclusions",
+        "",
+    ]
     lines += [f"- {line}" for line in conclusions(result)]
     return "\n".join(lines) + "\n"
 

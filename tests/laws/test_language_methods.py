@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import prepare
 from llf_ray.tasks.language_game import tiny
+from llf_ray.train.folder import create
 from llf_ray.train.state import Stores, load_stand, newest
-from tests.local import Watch, settings, watched
+from tests.local import Watch, carry, final, resumed, same_bits, settings, stopping_at, watched, whole
 
 ADAM = Optim(name="adam", lr=0.01, weight_decay=0.0)
 PER_EPOCH = 4
@@ -99,6 +101,17 @@ def test_a_generation_of_iterated_learning_is_the_published_order_of_events(tmp_
     assert counts(seen, 9, "sender") == counts(seen, 11, "sender")
     assert all(counts(seen, 9, "sender"))
     assert moved(weights[11], weights[13]) == {"sender", "receiver"}
+
+
+@pytest.mark.parametrize("step", [3, 6, 8, 11])
+def test_a_game_that_stops_anywhere_goes_on_to_the_same_weights(step: int, tmp_path: Path) -> None:
+    """In the game, in imitation of stored transcripts, and behind both."""
+    recipe = NeuralIteratedLearning(generations=2, guide=2, interact=3, imitate=4)
+    expected = final(whole(game(recipe), tmp_path / "whole"))
+    stopped = tmp_path / "stopped"
+    assert carry(create(prepare(game(recipe)), stopped), adviser=stopping_at(step)).state == "stopped"
+    assert resumed(stopped).state == "finished"
+    assert same_bits(final(stopped), expected)
 
 
 def test_seeded_students_go_back_and_learn_what_the_teacher_says(tmp_path: Path) -> None:

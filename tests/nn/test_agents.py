@@ -27,25 +27,36 @@ def games(number: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
     return targets, torch.rand(2, number, length, generator=random).double(), candidates
 
 
+def plain(agent: Any) -> tuple[Any, ...]:
+    """An agent's layers as torch's own functions of its parameters."""
+
+    def linear(layer: Any) -> Any:
+        return lambda inputs: nn.functional.linear(inputs, layer.weight, layer.bias)
+
+    return linear(agent.embed), lambda *given: nn.LSTMCell.forward(agent.cell, *given), linear(agent.out)
+
+
 def by_hand(both: Agents, place: int, targets: Tensor, uniform: Tensor, *, rectify: bool) -> tuple[Tensor, ...]:
     """One seed's messages, scores of symbols and of objects, by LSTMCell and Linear."""
     sender: Any = list(both.sender.values())[place]
     receiver: Any = list(both.receiver.values())[place]
-    start = sender.embed(OBJECTS[targets])
+    embed, cell_of, out = plain(sender)
+    codes_of, ear, answer = plain(receiver)
+    start = embed(OBJECTS[targets])
     start = start.relu() if rectify else start
     hidden, cell = start, start if rectify else torch.zeros_like(start)
     inputs, heard = torch.zeros(len(targets), SYMBOLS).double(), None
     messages, scores = [], []
     for place_of_symbol in range(uniform.shape[-1]):
-        hidden, cell = sender.cell(inputs, (hidden, cell))
-        scores.append(sender.out(hidden))
+        hidden, cell = cell_of(inputs, (hidden, cell))
+        scores.append(out(hidden))
         below = scores[-1].softmax(-1).cumsum(-1) <= uniform[:, place_of_symbol, None]
         messages.append(below.sum(-1))
         inputs = nn.functional.one_hot(messages[-1], SYMBOLS).double()
-        heard = receiver.cell(inputs, heard)
-    codes = receiver.embed(OBJECTS)
+        heard = ear(inputs, heard)
+    codes = codes_of(OBJECTS)
     codes = codes.relu() if rectify else codes
-    return torch.stack(messages, -1), torch.stack(scores, -2), receiver.out(heard[0]) @ codes.T
+    return torch.stack(messages, -1), torch.stack(scores, -2), answer(heard[0]) @ codes.T
 
 
 # few and many games: with many, objects and messages are looked at once each
