@@ -178,7 +178,7 @@ def _slim(folder: Path, seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
             replace_text(kept, json.dumps([slim.scores["accuracy"], slim.whole_scores["accuracy"]]))
         if kept.exists():
             found[seed] = tuple(json.loads(kept.read_text()))
-    return found  # type: ignore[return-value]
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------------- claims
@@ -611,8 +611,8 @@ def _probe_table(found: Findings) -> list[str]:
         if name == "before" or not of.get("clean/retention"):
             continue
         last = max(of["clean/retention"])
-        shown = ("clean/retention", "mislabelled/retention", "selectivity/mislabelled")
-        shown += ("easy/retention", "hard/retention", "selectivity/hard")
+        shown = ["clean/retention", "mislabelled/retention", "selectivity/mislabelled"]
+        shown += ["easy/retention", "hard/retention", "selectivity/hard"]
         rows.append([name, *(_mean(of.get(key, {}).get(last, {})) for key in shown)])
     columns = ["perturbation", "clean", "mislabelled", "difference", "easy", "hard", "difference"]
     return ["Retention (accuracy after / before) at the last probe, mean (std) over seeds:", "", *_table(columns, rows)]
