@@ -151,7 +151,8 @@ def _drive(runs: Sequence[Run], signals: Signals, watch: Watch) -> None:
     asked = False
     while queue or training:
         while queue and not asked and len(training) < _most(queue[0].config.resources):
-            training[_remote(_carry, queue[0].config.resources).remote(queue[0])] = queue.pop(0)
+            run = queue.pop(0)
+            training[_remote(_carry, run.config.resources).remote(run)] = run
         done, _ = ray.wait(list(training), timeout=POLL)
         for ref in done:
             run = training.pop(ref)

@@ -46,7 +46,21 @@ from llf_ray.train.folder import create, open_run
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
-__all__ = ["SIZES", "Budget", "ForgettingStudy", "Part", "Size", "begin", "carry_out", "make"]
+__all__ = [
+    "MAIN",
+    "SELECTIVE",
+    "SHARES",
+    "SIZES",
+    "TINY_IMAGENET",
+    "Budget",
+    "ForgettingStudy",
+    "Part",
+    "Size",
+    "begin",
+    "carry_out",
+    "make",
+    "spent",
+]
 
 Size = Literal["quick", "small", "paper"]
 SIZES: tuple[Size, ...] = get_args(Size)

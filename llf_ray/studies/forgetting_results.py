@@ -611,10 +611,8 @@ def _probe_table(found: Findings) -> list[str]:
         if name == "before" or not of.get("clean/retention"):
             continue
         last = max(of["clean/retention"])
-        shown = (
-            *("clean/retention", "mislabelled/retention", "selectivity/mislabelled"),
-            *("easy/retention", "hard/retention", "selectivity/hard"),
-        )
+        shown = ["clean/retention", "mislabelled/retention", "selectivity/mislabelled"]
+        shown += ["easy/retention", "hard/retention", "selectivity/hard"]
         rows.append([name, *(_mean(of.get(key, {}).get(last, {})) for key in shown)])
     columns = ["perturbation", "clean", "mislabelled", "difference", "easy", "hard", "difference"]
     return ["Retention (accuracy after / before) at the last probe, mean (std) over seeds:", "", *_table(columns, rows)]
