@@ -159,7 +159,7 @@ def test_a_longer_plan_of_a_recipe_begins_as_the_shorter_one() -> None:
 
 def test_the_first_generation_of_every_iterative_recipe_is_plain_training() -> None:
     for recipe in (Restarts(), LaterLayer(), Seal(), *ABLATIONS.values()):
-        if getattr(recipe, "repeat_order", False):
+        if getattr(recipe, "repeat_order", False) or isinstance(recipe, BackTranslation):  # which ends with generating
             continue
         first = recipe.plan()[0]
         assert (first.generation, first.entry, first.rules, first.optimizer) == (0, (), (), "keep")
