@@ -126,11 +126,13 @@ def execute(
 
 
 def is_finished(run: Run) -> bool:
+    """Whether there is nothing left to train: it ended, and nobody made it longer since."""
     outcome = read_outcome(run.folder)
     return outcome is not None and outcome.state == "finished" and not is_longer(run)
 
 
 def stopped_early(run: Run) -> Outcome:
+    """The outcome of a run that was stopped before its workers had written one."""
     step = step_kept(run.folder)
     return Outcome(state="stopped", step=step, message=f"stopped at once; step {step} of {run.plan.total} is kept")
 

@@ -145,6 +145,7 @@ def _train(run: Run, advice: RemoteAdvice, team: Team) -> Outcome:
 
 
 def not_begun(run: Run) -> Outcome:
+    """The outcome of a run whose turn did not come before the stop."""
     step = step_kept(run.folder) if run.folder.exists() else 0
     return Outcome(
         state="stopped",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llf_ray.config import SettingError
 from llf_ray.forget.edit import Edit, View
 from llf_ray.forget.groups import layout
 
@@ -54,7 +55,16 @@ def apply(module: nn.Module, edit: Edit, optimizer: Optimizer | None = None) -> 
 
     A parameter whose moments are cleared as a whole loses its optimizer state, step count included; of one that is
     cleared in part the masked entries become zero.
+
+    Raises:
+        SettingError: the edit takes weights from another run, which only a run can: put them into the stores yourself.
     """
+    if edit.adopt:
+        store, run = next(iter(edit.adopt.items()))
+        raise SettingError(
+            f"store {store!r} comes from run {run!r}, which is read by runs only: load its weights and give them in "
+            f"`stores` as {store!r}"
+        )
     entries = dict(_entries(module))
     for name, change in edit.values.items():
         entries[name].copy_(change(entries[name].clone()))

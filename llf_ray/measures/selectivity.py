@@ -24,6 +24,7 @@ from llf_ray.forget.edit import View
 from llf_ray.forget.groups import Both, Not, Select, layout
 from llf_ray.forget.masks import Bernoulli, Magnitude, MaskSource
 from llf_ray.forget.operations import Forget
+from llf_ray.measures.features import as_evaluated
 
 __all__ = [
     "Answers",
@@ -239,18 +240,21 @@ class Answers:
     entropy: Tensor
     margin: Tensor
 
+    def at(self, places: Tensor) -> Answers:
+        """Those of some examples, in this order."""
+        return Answers(
+            right=self.right[places], loss=self.loss[places], entropy=self.entropy[places], margin=self.margin[places]
+        )
+
 
 @torch.no_grad()
 def answers(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
     """Answers of a network in evaluation mode to (inputs (B, ...), classes (B,)), as float64 on the CPU.
 
-    The network is left in the mode in which it was.
+    Every module is left in the mode in which it was.
     """
-    training = network.training
-    network.eval()
-    parts = [_answered(network(inputs), labels) for inputs, labels in batches]
-    network.train(training)
-    return joined(parts)
+    with as_evaluated(network):
+        return joined([_answered(network(inputs), labels) for inputs, labels in batches])
 
 
 def _answered(logits: Tensor, labels: Tensor) -> Answers:

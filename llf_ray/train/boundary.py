@@ -214,7 +214,7 @@ def _generated(run: Run, operation: Generate, seed: int, engine: Engine, team: T
 
 @torch.no_grad()
 def _passed(run: Run, operation: Pass, index: int, stores: Stores, engine: Engine, team: Team) -> list[dict[str, Any]]:
-    """Every rank calls: the task runs batches, the same on every rank; the buffers that changed."""
+    """Every rank calls: the task runs batches, the same on every rank; the buffers that changed, averages with them."""
     task: Any = run.config.task
     before = {name: engine.read(name).clone() for name in engine.buffers}
     training = engine.module.training
@@ -229,8 +229,11 @@ def _passed(run: Run, operation: Pass, index: int, stores: Stores, engine: Engin
     for name, old in before.items():
         new = engine.read(name)
         entries, was, now = _difference(old, new).tolist()
-        if entries:
-            touched.append({"name": name, "entries": int(entries), "norm_before": was**0.5, "norm_after": now**0.5})
+        if not entries:
+            continue
+        if run.config.optim.averaged is not None:
+            engine.write(name, new, average=True)
+        touched.append({"name": name, "entries": int(entries), "norm_before": was**0.5, "norm_after": now**0.5})
     return touched
 
 

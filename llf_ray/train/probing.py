@@ -88,15 +88,17 @@ class Prober:
         draws = [Draw(mine[start : start + BATCH]) for start in range(0, len(mine), BATCH)]
         data = [task.pairs(batch) for batch in task.batches("train", draws, self.team.device)]
 
+        # ranks take examples in turn; answers are put back into their order, by which ties at a margin are broken
+        dealt = np.concatenate([np.arange(len(chosen))[rank :: self.team.size] for rank in range(self.team.size)])
+        back = torch.from_numpy(np.argsort(dealt))
+
         def together(network: nn.Module) -> Answers:
             own = [answers(network, data)] if data else []
-            return joined([part for parts in self.team.gather(own) for part in parts])
+            return joined([part for parts in self.team.gather(own) for part in parts]).at(back)
 
         before = together(clone)
-        # as ranks have them: in turn
-        places = np.concatenate([chosen[rank :: self.team.size] for rank in range(self.team.size)])
         drawn = getattr(task, "replaced", None)
-        marks = torch.from_numpy(drawn()[places]) if drawn is not None else None
+        marks = torch.from_numpy(drawn()[chosen]) if drawn is not None else None
         members = groups(before, marks, hardest=probe.hardest)
         found = scores(before, members)
         records = [_record(step, BEFORE, Effect(name=BEFORE, before=found, after=found))]

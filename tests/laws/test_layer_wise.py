@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from llf_ray.config import SettingError
 from llf_ray.nn.normaliser import freeze, normaliser_of
@@ -18,7 +19,7 @@ from llf_ray.tasks.classification import tiny
 from llf_ray.tasks.models import Normalised, SmallResNet
 from llf_ray.train.batches import phase_batches
 from llf_ray.train.folder import create
-from tests.local import journal, settings, watched
+from tests.local import SGD, journal, settings, watched, whole
 
 BLOCKS = ("layer1", "layer2", "fc")
 TASK = replace(tiny, model=Normalised(model=SmallResNet(widths=(4, 8), blocks=(1, 1), stem_stride=2), after=BLOCKS[:2]))
@@ -80,6 +81,25 @@ def test_reset_depth_shrinks_from_everything_to_the_classifier() -> None:
         "rescale before layer1.0 to the norms of start",
         "re-initialise layer1.0 and later",
     ], "in front of the first block nothing is normalised"
+
+
+def test_normalisers_leave_the_networks_own_draw_alone() -> None:
+    """So that arms with and without them can be compared."""
+    plain, normalised = tiny.initial(3).state_dict(), TASK.initial(3).state_dict()
+    own = replace(tiny, model=SmallResNet(widths=(4, 8), blocks=(1, 1), stem_stride=2)).initial(3).state_dict()
+    assert plain.keys() == own.keys()
+    assert all(torch.equal(normalised[name], value) for name, value in own.items())
+
+
+def test_averaged_weights_are_normalised_as_the_weights_are(tmp_path: Path) -> None:
+    recipe = LayerWise(generations=2, epochs=1, warmup_epochs=0, blocks=BLOCKS)
+    config = replace(run_of(recipe), optim=replace(SGD, averaged=0.9))
+    folder = whole(config, tmp_path / "run")
+    kept = load_file(folder / "final" / "model.safetensors")
+    plain = whole(replace(config, optim=SGD), tmp_path / "plain")
+    frozen = load_file(plain / "final" / "model.safetensors")
+    for name in ("mean", "std"):  # of the same batch and weights: an average of it and of 0 or 1 would be another
+        torch.testing.assert_close(kept[f"layer1.normaliser.{name}"], frozen[f"layer1.normaliser.{name}"])
 
 
 def test_without_normaliser_or_rescaling_those_operations_are_left_out() -> None:
