@@ -13,19 +13,30 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from safetensors.torch import load_file
 
+from llf_ray.config import flatten
 from llf_ray.journal import read, read_run, run_folders, summary
+from llf_ray.train.folder import load_module
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
 SMALL = "seal_small.py"
-SETTINGS = [
-    "resources.placement=STRICT_SPREAD",
-    "recipe.generations=2",
-    "recipe.epochs=8",
-    "task.model.widths=4,4,8,8",
-    "task.data.num_train=100",
-    "task.data.num_held_out=40",
-]
+TINY = {  # of these, a job gets what it has
+    "recipe.generations": "2",
+    "recipe.epochs": "8",
+    "recipe.guide": "2",
+    "recipe.interact": "8",
+    "recipe.imitate": "4",
+    "recipe.listen": "4",
+    "recipe.seed": "8",
+    "task.model.widths": "4,4,8,8",
+    "task.model.model.widths": "4,4,8,8",
+    "task.data.num_train": "200",
+    "task.data.num_held_out": "40",
+    "task.data.num_monolingual": "100",
+    "task.data.num_validation": "20",
+    "task.data.num_test": "20",
+    "task.games": "112",
+}
 pytestmark = pytest.mark.timeout(900)  # a slow or busy machine is no failure
 
 
@@ -59,9 +70,20 @@ def head() -> Iterator[JobSubmissionClient]:
             process.kill()
 
 
+def settings_of(job: str) -> list[str]:
+    """Settings that make a job tiny, and spread its workers."""
+    module = load_module(ROOT / "jobs" / job)
+    config = module.config if hasattr(module, "config") else module.comparison.base
+    own = flatten(config)
+    tiny = {key: value for key, value in TINY.items() if key in own}
+    if own.get("task.model") == "MultiLayerPerceptron":  # as many widths as it has layers
+        tiny["task.model.widths"] = "8,4"
+    return ["resources.placement=STRICT_SPREAD", *(f"{key}={value}" for key, value in tiny.items())]
+
+
 def submit(client: JobSubmissionClient, job: str, runs: Path, *more: str) -> tuple[JobStatus, str]:
     """Run a job file of ours with tiny settings to its end; its status and what it printed."""
-    words = " ".join([f"python {ROOT / 'jobs' / job}", *SETTINGS, f"folder={runs}", *more])
+    words = " ".join([f"python {ROOT / 'jobs' / job}", *settings_of(job), f"folder={runs}", *more])
     submission = patiently(client, words)
     end = time.monotonic() + 800
     while not (status := client.get_job_status(submission)).is_terminal() and time.monotonic() < end:
@@ -88,7 +110,7 @@ def test_a_submitted_job_trains_with_one_worker_on_each_of_two_raylets(
     assert status == JobStatus.SUCCEEDED, printed
     folder = tmp_path / "seal-small"
     now = summary(folder)
-    assert (now.state, now.step, now.total) == ("finished", 16, 16)
+    assert (now.state, now.step, now.total) == ("finished", 32, 32)
     assert [record["name"] for record in read(folder / "journal.jsonl") if record["kind"] == "phase"] == [
         "train",
         "ascent",
