@@ -27,7 +27,7 @@ from llf_ray.studies.examine import examined
 from llf_ray.studies.forgetting import MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, spent, sweep
 from llf_ray.studies.show import table_like
 
-__all__ = ["Findings", "claims", "findings", "report", "write"]
+__all__ = ["Findings", "claims", "document", "findings", "report", "write"]
 
 Seeds = Mapping[int, float]
 

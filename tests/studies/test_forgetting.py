@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -17,16 +18,27 @@ import llf_ray.cluster.apart
 from llf_ray.cli import main
 from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError, from_plain, to_plain
-from llf_ray.data import FashionOnPhotographs
-from llf_ray.data.base import ROOT_VARIABLE
+from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample
+from llf_ray.data.base import ROOT_VARIABLE, anchored
 from llf_ray.plan import operations_of, spans
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
 from llf_ray.studies import forgetting as study_module
 from llf_ray.studies.examine import Examination, examined, is_examined
-from llf_ray.studies.forgetting import MAIN, SELECTIVE, SIZES, ForgettingStudy, begin, carry_out, look, make
-from llf_ray.studies.forgetting_results import claims, findings, report, write
+from llf_ray.studies.forgetting import (
+    MAIN,
+    SELECTIVE,
+    SIZES,
+    TINY_IMAGENET,
+    ForgettingStudy,
+    begin,
+    carry_out,
+    look,
+    make,
+)
+from llf_ray.studies.forgetting_results import claims, document, findings, report, write
 from llf_ray.tasks import SmallResNet
+from llf_ray.train.folder import load_module
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 from tests.local import carry
@@ -127,6 +139,83 @@ def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, mon
     assert late[0] > spread[0]
 
 
+def test_the_paper_size_is_what_the_paper_jobs_say(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    jobs = Path(__file__).parents[2] / "jobs" / "paper"
+
+    def job(name: str):  # type: ignore[no-untyped-def]
+        module = load_module(jobs / f"{name}.py")
+        found = getattr(module, "config", None) or module.comparison.base
+        return replace(found, task=anchored(found.task))
+
+    study = make("paper", folder=str(tmp_path))
+    for key, arm, published in (
+        (MAIN, "later_layer", job("later_layer_cub_resnet18")),
+        (MAIN, "layer_wise", job("layer_wise_cub_resnet18")),
+        (MAIN, "long", job("long_cub_resnet18")),
+        (TINY_IMAGENET, "tiny_seal", job("seal_tiny_imagenet_resnet50")),
+    ):
+        ours = study.runs(key)[arm, 0]
+        for part in ("task", "recipe", "optim", "engine", "resources"):
+            theirs = getattr(published, part)
+            if part == "task":  # a job of plain Augment reads with no processes of its own
+                assert replace(ours.task, num_workers=0) == replace(theirs, num_workers=0), (arm, part)
+            else:
+                assert getattr(ours, part) == theirs, (arm, part)
+    for name, other in (
+        ("flowers102", "flowers"),
+        ("aircraft", "aircraft"),
+        ("mit67", "mit67"),
+        ("stanford_dogs", "dogs"),
+    ):
+        assert study.examination.targets[name] == job(f"compare_{other}_resnet18").task.data
+    assert list(study.parts[2].arms) == [
+        *("restarts", "forget_fc", "later_layer", "forget_layer3", "forget_layer2", "forget_all")
+    ], "the main arm redraws from layer4 here"
+    assert study.normal("seal") == "long"
+    assert study.normal("tiny_seal") == "tiny_long"
+
+
+def test_wrong_labels_are_drawn_by_the_runs_seed(tmp_path) -> None:
+    study = make("quick", folder=str(tmp_path))
+    taught = [study.trainings()[f"{SELECTIVE}-seed{seed}"].task.labels("train") for seed in (0, 1, 2)]
+    assert not np.array_equal(taught[0], taught[1])
+    assert not np.array_equal(taught[1], taught[2])
+
+
+def test_normalisers_that_wait_change_no_bit(tmp_path) -> None:
+    """Layer-wise re-initialisation alone has them, and is held against arms without them."""
+    study = make("quick", folder=str(tmp_path))
+    plain, layered = (study.runs(MAIN)[arm, 1].task for arm in ("long", "layer_wise"))
+    assert plain != layered
+    networks = [task.initial(1) for task in (plain, layered)]
+    images = torch.randn(4, *plain.example().shape[1:], generator=torch.Generator().manual_seed(0))
+    for training in (True, False):
+        given, same = (network.train(training)(images) for network in networks)
+        assert torch.equal(given, same)
+    for one, other in zip(networks[0].named_parameters(), networks[1].named_parameters(), strict=True):
+        assert one[0] == other[0]
+        assert torch.equal(one[1], other[1])
+
+
+def test_data_that_cannot_be_examined_on_are_said_before_anything_is_made(tmp_path) -> None:
+    study = tiny(tmp_path)
+    for how, said in (
+        (
+            replace(study.examination, few_shot={"few": FashionSample(num_train=20, num_held_out=10)}),
+            "target 'few': shots = 5: class",
+        ),
+        (
+            replace(study.examination, targets={"far": Arrays(path=str(tmp_path / "far.npz"))}),
+            "target 'far': .*far.npz",
+        ),
+        (replace(study.examination, targets={"colour": Arrays(path="x.npz", channels=3)}), "the network sees 1"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            begin(replace(study, examination=how))
+    assert not (tmp_path / study.name).exists()
+
+
 def test_real_images_are_used_where_they_are(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     assert "bundled" in make("small").about
@@ -197,14 +286,15 @@ def test_findings_are_what_the_trainings_left(trained) -> None:
 
 
 def with_scores(folder: Path, study: ForgettingStudy, place: Path, scores: dict[str, tuple[float, ...]]) -> None:
-    """Copies of seed 0's trainings for every seed, with these test scores on record."""
+    """Copies of seed 0's trainings for every seed, with these scores on record at the last step."""
     for arm in study.comparisons[MAIN].arms:
         for seed, test in enumerate(scores.get(arm, (0.4, 0.41, 0.39))):
             copy = place / f"{arm}-seed{seed}"
             shutil.copytree(folder / f"{arm}-seed0", copy)
             records = [json.loads(line) for line in (copy / "journal.jsonl").read_text().splitlines()]
+            last = max(record["step"] for record in records if record.get("role") == "test")
             for record in records:
-                if record.get("role") == "test":
+                if record["kind"] == "score" and record["step"] == last:
                     record["values"]["accuracy"] = test
             (copy / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     shutil.copytree(folder / f"{SELECTIVE}-seed0", place / f"{SELECTIVE}-seed0")
@@ -289,6 +379,70 @@ def test_operations_of_the_bunched_arms_are_keyed_by_generation(trained) -> None
     ]
     assert [generation for _, generation in keys] == [1, 2]
     assert len(set(keys)) == 2
+
+
+def test_tables_are_made_without_touching_a_training(trained, tmp_path, monkeypatch) -> None:
+    folder, study, _ = trained
+    monkeypatch.setattr(study_module, "make", lambda size, **how: study)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if folder in path.parents[1:]}
+    result = CliRunner().invoke(main, ["study", "forgetting", "--tables", "--folder", str(folder.parent)])
+    assert result.exit_code == 0, result.output
+    of_runs = {path for path in before if path.relative_to(folder).parts[0] != "figures"}
+    assert len(of_runs) > 100
+    assert all(path.stat().st_mtime_ns == before[path] for path in of_runs)
+    monkeypatch.setattr(study_module, "make", lambda size, **how: replace(study, folder=str(tmp_path)))
+    result = CliRunner().invoke(main, ["study", "forgetting", "--tables", "--folder", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "there is no study in" in result.output
+    assert list(tmp_path.iterdir()) == []
+    main_arms = study.comparisons[MAIN]
+    other = replace(main_arms, base=replace(main_arms.base, optim=replace(main_arms.base.optim, lr=0.2)))
+    with pytest.raises(SettingError, match="holds a training of other settings"):
+        look(replace(study, comparisons={**study.comparisons, MAIN: other}))
+
+
+def of(values: list[float]) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+@pytest.mark.parametrize(
+    ("slim", "verdict"),
+    [
+        ([0.405, 0.401, 0.403], "reproduced"),
+        ([0.43, 0.37, 0.40], "not reproduced"),  # the mean is within a point, the interval is not
+        ([0.30, 0.31, 0.29], "not reproduced"),
+        ([0.40, 0.41], "cannot be tested here"),
+        ([], "cannot be tested here"),
+    ],
+)
+def test_slim_networks_are_judged_by_the_interval(slim: list[float], verdict: str, trained) -> None:
+    folder, study, _ = trained
+    pairs = {seed: (value, 0.40) for seed, value in of(slim).items()}
+    found = replace(
+        findings(folder, study), study=replace(study, size="small"), slim=pairs, no_slim={9: "blocks are wired"}
+    )
+    (judged,) = [one for one in claims(found) if one.claim.name == "slim"]
+    assert judged.verdict == verdict
+    assert "No slim network of kels, seed 9: blocks are wired." in document(found)
+    assert slim or "blocks are wired" in judged.why
+
+
+@pytest.mark.parametrize(
+    ("smallest", "sparse", "verdicts"),
+    [
+        ([-0.01, 0.0, -0.02], [0.50, 0.505, 0.495], ("reproduced", "reproduced")),
+        ([-0.5, 0.0, -0.02], [0.55, 0.44, 0.50], ("not reproduced", "not reproduced")),
+        ([-0.01, 0.0], [0.50, 0.51], ("cannot be tested here", "cannot be tested here")),
+    ],
+)
+def test_fewer_than_three_seeds_and_wide_intervals_reproduce_nothing(smallest, sparse, verdicts, trained) -> None:
+    folder, study, _ = trained
+    found = findings(folder, study)
+    seal = {"curvature/smallest": of(smallest), "curvature/largest": of([10.0] * len(smallest))}
+    levels = {"pruning": {1.0: of([0.50] * len(sparse)), 0.125: of(sparse)}}
+    found = replace(found, study=replace(study, size="small"), examined={"seal": seal}, sparse=levels)
+    judged = {one.claim.name: one.verdict for one in claims(found)}
+    assert (judged["negative"], judged["pruning_keeps"]) == verdicts
 
 
 def test_the_command_says_what_is_wrong(tmp_path) -> None:
