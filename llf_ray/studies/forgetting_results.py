@@ -25,7 +25,7 @@ from llf_ray.studies.claims import Claim, Found, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, markdown, plain, spread
 from llf_ray.studies.examine import examined
 from llf_ray.studies.forgetting import MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, spent, sweep
-from llf_ray.studies.show import table_like
+from llf_ray.studies.show import markdown_table, table_like
 
 __all__ = ["Findings", "claims", "document", "findings", "report", "write"]
 
@@ -574,14 +574,6 @@ def _mean(values: Seeds, scale: float = 1.0, digits: int = 3) -> str:
     return text if deviation is None else f"{text} ({scale * deviation:.{digits}f})"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-
-
 def _sparse_table(found: Findings) -> list[str]:
     densities = next(iter(found.sparse.values()), {})
     columns = ["mask", *(f"{100 * density:.3g} %" for density in densities)]
@@ -589,7 +581,7 @@ def _sparse_table(found: Findings) -> list[str]:
     return [
         "Validation accuracy (%) at the end of each level, by the share of weights alive:",
         "",
-        *_table(columns, rows),
+        *markdown_table(columns, rows),
     ]
 
 
@@ -601,7 +593,7 @@ def _share_table(found: Findings) -> list[str]:
     return [
         "Share of convolution and linear weights that is redrawn (%), and test accuracy (%):",
         "",
-        *_table(["arm", "redrawn", "test"], rows),
+        *markdown_table(["arm", "redrawn", "test"], rows),
     ]
 
 
@@ -622,7 +614,7 @@ def _network_table(found: Findings) -> list[str]:
         lines += [
             f"### {measure}",
             "",
-            *_table(["arm", "mean (std)", "minus normal training, by seed", "mean (95 % interval)"], rows),
+            *markdown_table(["arm", "mean (std)", "minus normal training, by seed", "mean (95 % interval)"], rows),
             "",
         ]
     return lines
@@ -638,7 +630,11 @@ def _probe_table(found: Findings) -> list[str]:
         shown += ["easy/retention", "hard/retention", "selectivity/hard"]
         rows.append([name, *(_mean(of.get(key, {}).get(last, {})) for key in shown)])
     columns = ["perturbation", "clean", "mislabelled", "difference", "easy", "hard", "difference"]
-    return ["Retention (accuracy after / before) at the last probe, mean (std) over seeds:", "", *_table(columns, rows)]
+    return [
+        "Retention (accuracy after / before) at the last probe, mean (std) over seeds:",
+        "",
+        *markdown_table(columns, rows),
+    ]
 
 
 def document(found: Findings) -> str:
@@ -693,7 +689,7 @@ def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
         "seeds have none. [R] README, log or figure of the authors' code, [C] their "
         "code, [I] an issue thread there, [W] a leaderboard's entry for the paper, [S] a text that quotes the paper.",
         "",
-        *[line.replace("---:", "---") for line in _table(columns, rows)],
+        *markdown_table(columns, rows, left=len(columns)),
     ]
 
 

@@ -37,7 +37,7 @@ from llf_ray.measures.transfer import linear_probe
 from llf_ray.run import Comparison, RunConfig
 from llf_ray.studies.compare import against, is_comparison, publish, read_result, spread, unfinished
 from llf_ray.studies.finished import open_finished
-from llf_ray.studies.show import table_like
+from llf_ray.studies.show import markdown_table, table_like
 from llf_ray.tasks.classification import Classification
 from llf_ray.tasks.start import Fresh
 from llf_ray.train.folder import load_module
@@ -724,9 +724,7 @@ def _markdown(name: str, found: Measured, protocol: Protocol) -> str:
     lines = [
         f"# {name}: measured at the last step",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(["---"] * 2 + ["---:"] * (len(columns) - 2)) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *markdown_table(columns, rows, left=2),
         "",
         f"Means over seeds, each seed in brackets. {settings}.",
         *_notes(found),

@@ -15,7 +15,7 @@ from rich.text import Text
 from llf_ray import figures
 from llf_ray.config import SettingError
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.show import table_like
+from llf_ray.studies.show import markdown_table, table_like
 from llf_ray.train.probing import BEFORE
 
 __all__ = ["report", "write"]
@@ -104,9 +104,7 @@ def write(run_folder: Path) -> list[Path]:
         "",
         f"{_sizes(records)}; right: accuracy in per cent; kept: accuracy after / before.",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|",
-        *("| " + " | ".join(_row(record, records)) + " |" for record in records),
+        *markdown_table(columns, [_row(record, records) for record in records]),
     ]
     (run_folder / TABLE).parent.mkdir(exist_ok=True)
     replace_text(run_folder / TABLE, "\n".join(lines) + "\n")

@@ -118,6 +118,9 @@ def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, 
     assert named | {SELECTIVE} == there, "every arm answers a question, and every question has its arms"
     assert from_plain(to_plain(study)) == study
     assert study.seeds == (0, 1, 2)
+    probed = study.comparisons[SELECTIVE].base
+    assert (probed.optim.lr, probed.optim.momentum, probed.engine.batch) == (0.1, 0.0, 128), "the paper's"
+    assert size == "quick" or set(study.parts[0].arms) <= set(study.examined), "transfer of every method"
 
 
 @pytest.mark.parametrize("size", ["quick", "small"])
