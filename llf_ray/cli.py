@@ -497,7 +497,7 @@ def study() -> None:
     type=click.Choice(["quick", "small", "paper"]),
     default="quick",
     show_default=True,
-    help="quick: two minutes on the bundled images; small: 35 minutes on two cores; paper: GPUs of a cluster.",
+    help="quick: three minutes on the bundled images; small: 35 minutes on two cores; paper: GPUs of a cluster.",
 )
 @click.option(
     "--data-root",

@@ -295,7 +295,7 @@ def arms(budget: Budget) -> dict[str, Recipe]:
 def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> ForgettingStudy:
     """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
 
-    ``quick`` (two minutes on two cores) shows that all works and is too short to show more. ``small`` (35 minutes)
+    ``quick`` (three minutes on two cores) shows that all works and is too short to show more. ``small`` (35 minutes)
     trains on 1,000 images of CIFAR-10 where the data are there, else on the bundled ones. ``paper`` is CUB-200 with
     ResNet18 and Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
 
@@ -371,6 +371,7 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         warmup_epochs=0.5,
         ascent_epochs=0.5,
         ascent_rate=0.1,
+        adaptive_rate=0.5,
         threshold="layer3",
         levels=3,
         pruning_rate=0.5,

@@ -57,7 +57,7 @@ def tiny(folder: Path, seeds: int = 1) -> ForgettingStudy:
         data=FashionOnPhotographs(num_train=150, num_held_out=60),
     )
     short = Long(generations=1, epochs=2)
-    probe = replace(selective.base.probes[0], every=20, examples=200)
+    probe = replace(selective.base.probes[0], every=15, examples=200)
     return replace(
         study,
         budget=budget,
@@ -284,7 +284,7 @@ def test_findings_are_what_the_trainings_left(trained) -> None:
         "curvature/smallest",
         "curvature/trace",
     }
-    assert list(found.probed["magnitude redraw 70"]["selectivity/hard"]) == [20, 40]
+    assert list(found.probed["magnitude redraw 70"]["selectivity/hard"]) == [15, 30]
     assert set(found.slim) == {0}
 
 
