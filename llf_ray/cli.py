@@ -367,7 +367,7 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
 
 def _draw_run(folder: Path) -> None:
-    from llf_ray.studies.probes import draw_all
+    from llf_ray.figures import draw_all
 
     draw_all(folder)
 
@@ -497,7 +497,7 @@ def study() -> None:
     type=click.Choice(["quick", "small", "paper"]),
     default="quick",
     show_default=True,
-    help="quick: two minutes on the bundled images; small: half an hour on two cores; paper: GPUs of a cluster.",
+    help="quick: three minutes on the bundled images; small: 35 minutes on two cores; paper: GPUs of a cluster.",
 )
 @click.option(
     "--data-root",
@@ -506,7 +506,7 @@ def study() -> None:
 )
 @click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3].")
 @click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
-@click.option("--tables", is_flag=True, help="Train nothing: make tables and figures of what is there.")
+@click.option("--tables", is_flag=True, help="Train nothing, only read: make tables and figures of what is there.")
 @plain_option
 @verbose_option
 @runs_option
@@ -532,8 +532,10 @@ def forgetting(
     _quiet(plain)
     asked = settings.make(size, seeds=seeds, folder=str(folder), name=name)  # type: ignore[arg-type]
     heard, outcomes, lines = Heard(), list[Any](), list[str]()
-    place, made = _checked(lambda: settings.begin(asked))
-    if not tables:
+    if tables:
+        place = _checked(lambda: settings.look(asked))
+    else:
+        place, made = _checked(lambda: settings.begin(asked))
         click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
         outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
         lines = [

@@ -25,6 +25,7 @@ from llf_ray.config import shortened
 from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
 
 __all__ = [
+    "PROBES",
     "Arm",
     "Band",
     "Course",
@@ -38,6 +39,7 @@ __all__ = [
     "comparison",
     "courses",
     "depths",
+    "draw_all",
     "draw_probes",
     "draw_run",
     "intervals",
@@ -59,6 +61,8 @@ ARM_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 PHASE_COLOURS = ("#cfe3f1", "#f7dcb0", "#c5e6da", "#eacfdf", "#dddddd", "#f4cdb9")
 DESCEND, HOLD, ASCEND = "#a9cde4", "#d0d0d0", "#e8a07c"
+
+RUN, PROBES = "figures/run.png", "figures/probes.png"  # where a run's pictures lie in its folder
 
 STYLE: Any = {
     "font.size": 10,
@@ -429,6 +433,12 @@ class Measured:
     colour: str
     points: tuple[tuple[int, float], ...]
     named: tuple[tuple[str, int, float], ...] = ()  # (name, step, value)
+
+
+def draw_all(run_folder: Path) -> None:
+    """Every picture of a run that ended, into its folder."""
+    draw_run(run_folder, run_folder / RUN)
+    draw_probes(run_folder, run_folder / PROBES)
 
 
 def draw_run(run_folder: Path, path: Path) -> Path:

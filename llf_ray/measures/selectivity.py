@@ -291,6 +291,9 @@ class Scores:
 def groups(before: Answers, mislabelled: Tensor | None = None, *, hardest: float = 0.1) -> dict[str, Tensor]:
     """The groups that are held against each other, as boolean masks (N,); a group without a member is left out.
 
+    Zhou et al. name the hard ones alone, the tenth with the smallest margins. What they are held against is ours: as
+    many examples from the other end, not the remaining nine tenths, so that both groups have one size.
+
     Args:
         before: answers of the network as it is.
         mislabelled: which examples have a label that was drawn, (N,); None: none.

@@ -37,9 +37,10 @@ class BunchedResets:
         check_number("generations", self.generations, low=2)
         check_number("gap_epochs", self.gap_epochs, above=0)
         check_number("first", self.first, above=0)
-        if self.lengths[-1] <= 0:
+        if min(self.lengths) <= 0:
+            where = "behind the last reset" if self.lengths[-1] <= 0 else "in front of the first reset"
             raise SettingError(
-                f"gap_epochs = {self.gap_epochs!r}, first = {self.first!r}: nothing is left behind the last reset of "
+                f"gap_epochs = {self.gap_epochs!r}, first = {self.first!r}: nothing is left {where} of "
                 f"{self.generations} x {self.epochs!r} epochs"
             )
 

@@ -28,8 +28,7 @@ from llf_ray.display import amount, duration
 from llf_ray.journal import driver_stamp, read, read_run, replace_text, update_run
 from llf_ray.plan import Plan, spans
 from llf_ray.run import Comparison, Prepared, RunConfig, prepare
-from llf_ray.studies.probes import draw_all
-from llf_ray.studies.show import check_budgets, draw, table_like
+from llf_ray.studies.show import check_budgets, draw, markdown_table, table_like
 from llf_ray.train.adviser import read_cuts
 from llf_ray.train.folder import create, keep_job, load_types, module_name, open_run, with_folder
 from llf_ray.train.state import Run
@@ -254,7 +253,7 @@ def carry_out(
                 verbose=verbose,
                 log_file=folder / "driver.log",
                 on_signal=on_signal,
-                on_end=draw_all,
+                on_end=figures.draw_all,
             )
         )
         return outcomes
@@ -566,10 +565,8 @@ def markdown(result: Result) -> str:
     lines = [
         f"# {_headline(result)}",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|",
+        *markdown_table(columns, _rows(result)),
     ]
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(result)]
     lines += ["", *_legend(result), *_time_lines(result)]
     return "\n".join(lines) + "\n"
 

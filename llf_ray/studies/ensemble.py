@@ -21,9 +21,9 @@ from llf_ray.data.order import Draw
 from llf_ray.engine.pieces import Pieces
 from llf_ray.journal import Journal, replace_text
 from llf_ray.plan import spans
+from llf_ray.studies.finished import network_with, open_finished
 from llf_ray.tasks.base import Tally, Task
 from llf_ray.train.adviser import read_cuts
-from llf_ray.train.folder import open_run
 from llf_ray.train.state import Run, checkpoint_at, verify
 
 __all__ = ["FILE", "Ensemble", "Member", "ensemble_of"]
@@ -65,9 +65,7 @@ def ensemble_of(run_folder: Path) -> Ensemble:
     Raises:
         SettingError: the run has not ended, or kept fewer than two generations.
     """
-    run = open_run(run_folder)
-    if not (run_folder / "final" / "model.safetensors").exists():
-        raise SettingError(f"run {run_folder.name!r} has not ended: generations are scored when all are there")
+    run = open_finished(run_folder).run
     kept = dict(_kept(run))
     if len(kept) < 2:
         raise SettingError(
@@ -101,14 +99,12 @@ def _kept(run: Run) -> Iterator[tuple[int, tuple[Path, int]]]:
 def _network(run: Run, checkpoint: Path) -> nn.Module:
     pieces = Pieces(checkpoint)
     averaged = set(pieces.names("average")) if run.config.optim.averaged is not None else set()
-    network = run.config.task.initial(0)
     values = {
         name: pieces.full("average" if name in averaged else kind, name)
         for kind in ("weight", "buffer")
         for name in pieces.names(kind)
     }
-    network.load_state_dict(values)
-    return network.eval()
+    return network_with(run.config.task, values)
 
 
 class _Heard:

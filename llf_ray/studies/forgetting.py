@@ -12,36 +12,48 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from llf_ray.config import SettingError, to_plain
+from llf_ray import figures
+from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data import (
     Augment,
+    ChestXray,
+    Cub,
     FashionOnPhotographs,
     FashionSample,
+    Flowers102,
     Folder,
+    IndoorScenes,
+    Isic,
     Mosaic,
+    StanfordDogs,
     TimmAugment,
+    TinyImageNet,
     Torchvision,
 )
 from llf_ray.data.base import DataSet, anchored
 from llf_ray.engine.base import EngineSettings, Optim
-from llf_ray.journal import Tracking, replace_text
+from llf_ray.journal import Tracking, read_run, replace_text
 from llf_ray.measures.selectivity import Probe, targeted
 from llf_ray.recipes.base import Recipe
+from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.bunched import BunchedResets
+from llf_ray.recipes.dense_sparse import DenseSparse
 from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
 from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.layer_wise import LayerWise
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
-from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig
+from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig, prepare
 from llf_ray.studies.compare import prepare_arms
-from llf_ray.studies.examine import Examination
-from llf_ray.studies.probes import draw_all
+from llf_ray.studies.examine import Examination, check_examination, examine, is_examined
+from llf_ray.studies.measure import Protocol
 from llf_ray.studies.show import check_budgets
+from llf_ray.tasks.models import Normalised
 from llf_ray.train.folder import create, open_run
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
@@ -49,8 +61,8 @@ from llf_ray.train.worker import Outcome
 __all__ = [
     "MAIN",
     "SELECTIVE",
-    "SHARES",
     "SIZES",
+    "SLIM",
     "TINY_IMAGENET",
     "Budget",
     "ForgettingStudy",
@@ -58,14 +70,17 @@ __all__ = [
     "Size",
     "begin",
     "carry_out",
+    "keep_slim",
+    "look",
     "make",
     "spent",
+    "sweep",
 ]
 
 Size = Literal["quick", "small", "paper"]
 SIZES: tuple[Size, ...] = get_args(Size)
 MAIN, SELECTIVE, TINY_IMAGENET = "main", "selective", "tiny_imagenet"
-STUDY = "study.json"
+STUDY, SLIM = "study.json", "slim.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +97,10 @@ class Part:
 class Budget:
     """Lengths that all arms of a comparison share, and what does not carry over from one length to another.
 
-    ``levels`` is the number of pruning levels, each of ``generations x epochs / levels`` epochs.
+    ``threshold`` is where later-layer forgetting begins to redraw, ``ascent_threshold`` where SEAL's early layers end.
+    Adaptive SEAL ascends at ``adaptive_rate`` until the training loss has grown ``loss_ratio`` times. ``levels`` is the
+    number of pruning levels, each of ``generations x epochs / levels`` epochs. ``blocks`` are those of layer-wise
+    re-initialisation.
     """
 
     generations: int
@@ -95,14 +113,19 @@ class Budget:
     pruning_rate: float
     gap_epochs: float
     keep: float = 0.8
+    ascent_threshold: str = "layer3"
+    adaptive_rate: float = 0.1
+    loss_ratio: float = 1.3
+    sparsity: float = 0.3
+    blocks: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4", "fc")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForgettingStudy:
     """What is trained, what is asked, and how trained networks are examined.
 
-    ``examination`` says how; ``examined`` are the arms that are, the first is normal training; of ``curved`` the
-    curvature is taken, too.
+    ``examination`` says how; ``examined`` are the arms that are, of each comparison normal training first; of
+    ``curved`` the curvature is taken, too.
     ``about`` says in words what is trained on what.
     """
 
@@ -124,14 +147,22 @@ class ForgettingStudy:
 
     def trainings(self) -> dict[str, RunConfig]:
         """Every training's settings by name; seed by seed, so that a study that is stopped has whole pairs."""
-        every = [
-            (config.seed, config) for comparison in self.comparisons.values() for config in comparison.runs().values()
-        ]
-        return {config.name: config for _, config in sorted(every, key=lambda pair: pair[0])}
+        every = [config for key in self.comparisons for config in self.runs(key).values()]
+        return {config.name: config for config in sorted(every, key=lambda config: config.seed)}
+
+    def runs(self, key: str) -> dict[tuple[str, int], RunConfig]:
+        """A comparison's trainings by arm and seed, each with the task that it needs."""
+        return {pair: _fitted(config) for pair, config in self.comparisons[key].runs().items()}
+
+    def normal(self, arm: str) -> str:
+        """The normal training that an examined arm is held against: the first examined one of its comparison."""
+        beside = next(comparison.arms for comparison in self.comparisons.values() if arm in comparison.arms)
+        return next(one for one in self.examined if one in beside)
 
     def examinations(self) -> dict[str, Examination]:
         """How each network that is examined is, by its training's name."""
-        flat = replace(self.examination, curvature_examples=None)
+        without = tuple(name for name in self.examination.measures if name != "curvature")
+        flat = replace(self.examination, measures=without)
         return {
             f"{arm}-seed{seed}": self.examination if arm in self.curved else flat
             for seed in self.seeds
@@ -139,44 +170,67 @@ class ForgettingStudy:
         }
 
 
-PARTS = (
-    Part(
-        name="methods",
-        question="Which members of the family gain over one long run of the same budget?",
-        of=MAIN,
-        arms=(
-            *("long", "restarts", "wels", "kels", "later_layer", "later_layer_fixed", "later_layer_reverse", "seal"),
-            *("warm_start", "shrink_perturb"),
-        ),
-    ),
-    Part(
-        name="spread",
-        question="Are resets worth more spread over the run than the same number of them bunched together?",
-        of=MAIN,
-        arms=("later_layer", "bunched_early", "bunched_late", "restarts"),
-    ),
-    Part(
-        name="share",
-        question="How much is too little to forget, and how much too much?",
-        of=MAIN,
-        arms=("restarts", "forget_fc", "forget_layer4", "later_layer", "forget_layer2", "forget_all"),
-    ),
-    Part(
-        name="pruning",
-        question="Is what magnitude pruning leaves worth more than as many weights at random places, or drawn anew?",
-        of=MAIN,
-        arms=("pruning", "pruning_random", "pruning_reinit", "long"),
-    ),
+def _fitted(config: RunConfig) -> RunConfig:
+    """Settings with what a training needs beyond its comparison's base.
+
+    Wrong labels are drawn by the run's seed: one draw for all seeds would be missing from every interval. Layer-wise
+    re-initialisation has its normalisers behind its blocks; until they are switched on they change no bit.
+    """
+    task: Any = config.task
+    if getattr(task, "mislabelled", 0.0):
+        task = replace(task, mislabelled_seed=config.seed)
+    if isinstance(config.recipe, LayerWise) and config.recipe.normalise:
+        task = replace(task, model=Normalised(model=task.model, after=config.recipe.blocks[:-1]))
+    return replace(config, task=task)
+
+
+METHODS = (
+    *("long", "restarts", "wels", "kels", "layer_wise", "later_layer", "later_layer_fixed", "later_layer_reverse"),
+    *("seal", "seal_adaptive", "born_again", "dense_sparse", "warm_start", "shrink_perturb"),
 )
-SHARES: Mapping[str, str | int | None] = {
-    "restarts": None,
-    "forget_fc": "fc",
-    "forget_layer4": "layer4",
-    "later_layer": "layer3",
-    "forget_layer2": "layer2",
-    "forget_all": 1,
-}
-"""Where each arm of the sweep begins to redraw; None: nowhere."""
+
+
+def parts(budget: Budget) -> tuple[Part, ...]:
+    """The questions to the main comparison."""
+    return (
+        Part(
+            name="methods",
+            question="Which members of the family gain over one long run of the same budget?",
+            of=MAIN,
+            arms=METHODS,
+        ),
+        Part(
+            name="spread",
+            question="Are resets worth more spread over the run than the same number of them bunched together?",
+            of=MAIN,
+            arms=("later_layer", "bunched_early", "bunched_late", "restarts"),
+        ),
+        Part(
+            name="share",
+            question="How much is too little to forget, and how much too much?",
+            of=MAIN,
+            arms=tuple(sweep(budget.threshold)),
+        ),
+        Part(
+            name="pruning",
+            question="Is what magnitude pruning leaves worth more than as many weights at random places, or drawn "
+            "anew?",
+            of=MAIN,
+            arms=("pruning", "pruning_random", "pruning_reinit", "long"),
+        ),
+    )
+
+
+SWEPT: tuple[str | int | None, ...] = (None, "fc", "layer4", "layer3", "layer2", 1)
+
+
+def sweep(threshold: str) -> dict[str, str | int | None]:
+    """Where each arm of the sweep begins to redraw, the least first; None: nowhere.
+
+    Later-layer forgetting is that at ``threshold``.
+    """
+    names = {None: "restarts", 1: "forget_all", threshold: "later_layer"}
+    return {names.get(since, f"forget_{since}"): since for since in SWEPT}
 
 
 def arms(budget: Budget) -> dict[str, Recipe]:
@@ -198,30 +252,35 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         warmup_epochs=min(warmup, generations * epochs / b.levels / 2),
         rate=b.pruning_rate,
     )
+    seal = Seal(
+        generations=generations,
+        epochs=epochs,
+        warmup_epochs=warmup,
+        ascent_epochs=b.ascent_epochs,
+        ascent_rate=b.ascent_rate,
+        threshold=b.ascent_threshold,
+    )
     arrivals = ShrinkAndPerturb(generations=generations, epochs=epochs)
     return {
         "long": Long(generations=generations, epochs=epochs, warmup_epochs=warmup),
         "restarts": Restarts(generations=generations, epochs=epochs, warmup_epochs=warmup),
         "wels": replace(evolve, split="weights"),
         "kels": replace(evolve, split="kernels"),
+        "layer_wise": LayerWise(generations=generations, epochs=epochs, warmup_epochs=warmup, blocks=b.blocks),
         "later_layer": later,
         "later_layer_fixed": replace(later, fixed=True),
         "later_layer_reverse": replace(later, reverse=True),
-        "seal": Seal(
-            generations=generations,
-            epochs=epochs,
-            warmup_epochs=warmup,
-            ascent_epochs=b.ascent_epochs,
-            ascent_rate=b.ascent_rate,
-            threshold=b.threshold,
-        ),
+        "seal": seal,
+        "seal_adaptive": replace(seal, ascent_rate=b.adaptive_rate, loss_ratio=b.loss_ratio),
+        "born_again": BornAgain(generations=generations, epochs=epochs, warmup_epochs=warmup),
+        "dense_sparse": DenseSparse(generations=generations, epochs=epochs, warmup_epochs=warmup, sparsity=b.sparsity),
         "warm_start": replace(arrivals, shrink=1.0, perturb=0.0),
         "shrink_perturb": arrivals,
         "bunched_early": bunched,
         "bunched_late": replace(bunched, first=generations - 1),
         **{
             name: replace(later, threshold=threshold)
-            for name, threshold in SHARES.items()
+            for name, threshold in sweep(b.threshold).items()
             if name.startswith("forget_") and threshold is not None
         },
         "pruning": pruning,
@@ -236,7 +295,7 @@ def arms(budget: Budget) -> dict[str, Recipe]:
 def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> ForgettingStudy:
     """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
 
-    ``quick`` (two minutes on two cores) shows that all works and is too short to show more. ``small`` (half an hour)
+    ``quick`` (three minutes on two cores) shows that all works and is too short to show more. ``small`` (35 minutes)
     trains on 1,000 images of CIFAR-10 where the data are there, else on the bundled ones. ``paper`` is CUB-200 with
     ResNet18 and Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
 
@@ -280,7 +339,7 @@ def _base(task: object, recipe: Recipe, *, batch: int, evaluate_every: int, **ch
 
 
 def _selective(seeds: tuple[int, ...], epochs: float, every: int) -> Comparison:
-    """A LeNet 300-100 that learns a tenth of wrong labels by heart, on the bundled images."""
+    """A LeNet 300-100 that learns a tenth of wrong labels by heart, on the bundled images, by the paper's optimizer."""
     from llf_ray.tasks import Classification, MultiLayerPerceptron
 
     cells = (
@@ -292,8 +351,8 @@ def _selective(seeds: tuple[int, ...], epochs: float, every: int) -> Comparison:
     task = Classification(model=MultiLayerPerceptron(), data=FashionSample(), label_smoothing=0.0, mislabelled=0.1)
     recipe = Long(generations=1, epochs=epochs)
     base = replace(
-        _base(task, recipe, batch=100, evaluate_every=1000),
-        optim=Optim(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0),
+        _base(task, recipe, batch=128, evaluate_every=1000),
+        optim=Optim(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0),
         probes=(Probe(perturbations=cells, every=every, examples=None),),
     )
     return Comparison(name=SELECTIVE, base=base, arms={SELECTIVE: recipe}, seeds=seeds)
@@ -312,6 +371,7 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         warmup_epochs=0.5,
         ascent_epochs=0.5,
         ascent_rate=0.1,
+        adaptive_rate=0.5,
         threshold="layer3",
         levels=3,
         pruning_rate=0.5,
@@ -323,18 +383,19 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         augment=Augment(shift=2, flip=0.5),
     )
     base = _base(task, Long(generations=3, epochs=2), batch=50, evaluate_every=1000)
+    clothes = FashionSample(num_train=300, num_held_out=300)
     return ForgettingStudy(
         name="forgetting-quick",
         size="quick",
         comparisons={MAIN: _main(base, budget, seeds), SELECTIVE: _selective(seeds, epochs=30, every=150)},
-        parts=PARTS,
+        parts=parts(budget),
         budget=budget,
         examination=Examination(
-            targets={"fashion": FashionSample(num_train=300, num_held_out=300)},
-            few_shot={"fashion": (5,)},
-            episodes=20,
-            curvature_examples=100,
-            curvature_probes=5,
+            protocol=Protocol(
+                images=100, shots=(5,), episodes=20, examples=400, eigenvalues=1, tolerance=1e-2, signs=5
+            ),
+            targets={"fashion": clothes},
+            few_shot={"fashion": clothes},
         ),
         examined=("long", "restarts", "later_layer", "seal"),
         curved=("long", "later_layer", "seal"),
@@ -368,23 +429,23 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
         "cifar100": Mosaic(root="cifar100", tile=32, num_train=2000),
     }
     targets = {name: target for name, target in targets.items() if there and _there(target)}
+    targets = targets or {"fashion": FashionSample(num_train=1000, num_held_out=1000)}
     base = _base(task, Long(generations=4, epochs=20), batch=50, evaluate_every=1000)
     words = "1,000 images of CIFAR-10" if there else "1,000 bundled images (clothes on photographs, 36x36)"
     return ForgettingStudy(
         name="forgetting-small",
         size="small",
-        comparisons={MAIN: _main(base, budget, seeds), SELECTIVE: _selective(seeds, epochs=80, every=200)},
-        parts=PARTS,
+        comparisons={MAIN: _main(base, budget, seeds), SELECTIVE: _selective(seeds, epochs=160, every=200)},
+        parts=parts(budget),
         budget=budget,
         examination=Examination(
-            targets=targets or {"fashion": FashionSample(num_train=1000, num_held_out=1000)},
-            side=32 if targets else None,
-            few_shot={"flowers17": (5, 20)} if "flowers17" in targets else {},
-            episodes=200,
-            curvature_examples=150,
-            curvature_probes=10,
+            protocol=Protocol(
+                images=150, shots=(5, 20), episodes=200, examples=1000, eigenvalues=1, tolerance=1e-2, signs=10
+            ),
+            targets=targets,
+            few_shot={name: data for name, data in targets.items() if name != "cifar100"},
         ),
-        examined=PARTS[0].arms,
+        examined=METHODS,
         curved=("long", "restarts", "later_layer", "seal"),
         about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs",
     )
@@ -409,14 +470,16 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
         warmup_epochs=5,
         ascent_epochs=50,
         ascent_rate=0.01,
-        threshold="layer3",
+        threshold="layer4",
         levels=11,
         pruning_rate=0.2,
         gap_epochs=20,
+        blocks=(*(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)), "fc"),
     )
+    cub = Cub(root="CUB_200_2011", validation=0.06)
     birds = Classification(
         model=TimmModel(name="resnet18", options={"zero_init_last": False}),
-        data=Folder(root="cub200", validation=0.05),
+        data=cub,
         augment=TimmAugment(size=224),
         mean=means,
         std=deviations,
@@ -429,7 +492,9 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
         checkpoints=Checkpoints(),
     )
     pictures = replace(
-        birds, data=Folder(root="tiny_imagenet", validation=0.02), augment=Augment(size=64, shift=4, flip=0.5)
+        birds,
+        data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
+        augment=Augment(size=64, shift=4, flip=0.5),
     )
     pictures = replace(pictures, model=TimmModel(name="resnet50", options={"zero_init_last": False}), num_workers=0)
     tiny_arms: dict[str, Recipe] = {
@@ -463,8 +528,6 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
             digits.base,
             task=digits_task,
             recipe=long,
-            optim=Optim(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0),
-            engine=EngineSettings(batch=128),
         ),
         arms={SELECTIVE: long},
     )
@@ -472,20 +535,24 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
         name="forgetting-paper",
         size="paper",
         comparisons={MAIN: _main(main, budget, seeds), TINY_IMAGENET: tiny, SELECTIVE: selective},
-        parts=(*PARTS, part),
+        parts=(*parts(budget), part),
         budget=budget,
         examination=Examination(
             targets={
-                name: Folder(root=name) for name in ("flowers102", "cub200", "aircraft", "mit67", "stanford_dogs")
+                "flowers102": Flowers102(root="flowers-102"),
+                "cub200": cub,
+                "aircraft": Torchvision(name="FGVCAircraft", root="."),
+                "mit67": IndoorScenes(root="indoor", validation=0.05),
+                "stanford_dogs": StanfordDogs(root="dogs", validation=0.05),
             },
-            side=64,
-            few_shot=dict.fromkeys(("eurosat", "isic", "chestx", "cropdisease"), (5, 20, 50)),
-            few_shot_data={name: Folder(root=name) for name in ("eurosat", "isic", "chestx", "cropdisease")},
-            episodes=600,
-            curvature_examples=1000,
-            curvature_probes=100,
+            few_shot={
+                "eurosat": Folder(root="EuroSAT_RGB"),
+                "isic": Isic(root="isic2018"),
+                "chestx": ChestXray(root="chestx"),
+                "cropdisease": Folder(root="plant-disease/dataset"),
+            },
         ),
-        examined=tuple(tiny_arms),
+        examined=(*METHODS, *tiny_arms),
         curved=tuple(tiny_arms),
         about="CUB-200 with ResNet18, 11 generations of 200 epochs; Tiny-ImageNet with ResNet50, 10 generations of 160 "
         "epochs; MNIST with a LeNet 300-100",
@@ -499,32 +566,54 @@ def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
     """The study's folder and all its trainings: begun anew, or opened where an earlier call has made them.
 
     Raises:
-        SettingError: a setting that cannot work, unequal budgets, or trainings there of other settings.
+        SettingError: a setting that cannot work, unequal budgets, data that networks cannot be examined on, or
+        trainings there of other settings; before any folder is made.
     """
-    prepared = {key: prepare_arms(comparison) for key, comparison in study.comparisons.items()}
+    prepared = {
+        key: prepare_arms(comparison, lambda config: prepare(_fitted(config)))
+        for key, comparison in study.comparisons.items()
+    }
     for arms_of in prepared.values():
         problem = check_budgets(arms_of)
         if problem:
             raise SettingError(problem)
-    folder, runs = Path(study.folder) / study.name, []
-    for comparison, arms_of in zip(study.comparisons.values(), prepared.values(), strict=True):
-        for (arm, _), config in comparison.runs().items():
+    for comparison in study.comparisons.values():
+        if set(study.examined) & set(comparison.arms):
+            check_examination(comparison.base.task, study.examination)
+    folder, runs = look(study, there=False), []
+    for key, arms_of in prepared.items():
+        for (arm, _), config in study.runs(key).items():
             place = folder / config.name
-            if not (place / "run.json").exists():
+            if (place / "run.json").exists():
+                runs.append(open_run(place))
+            else:
                 runs.append(create(replace(arms_of[arm], config=config), place, parent=".."))
-                continue
-            run = open_run(place)
-            if run.config.identity != config.identity:
-                raise SettingError(
-                    f"name {study.name!r}: {place} holds a training of other settings; choose another --name or "
-                    "--folder, or remove it"
-                )
-            runs.append(run)
     if not (folder / STUDY).exists():
         about = {"name": study.name, "size": study.size, "created": time.time(), "seconds": 0.0}
         replace_text(folder / STUDY, json.dumps({**about, "study": to_plain(study)}, indent=1))
     names = list(study.trainings())
     return folder, sorted(runs, key=lambda run: names.index(run.folder.name))
+
+
+def look(study: ForgettingStudy, *, there: bool = True) -> Path:
+    """The study's folder; nothing in it is touched.
+
+    Raises:
+        SettingError: it does not exist (unless ``there`` is False), or holds trainings of other settings.
+    """
+    folder = Path(study.folder) / study.name
+    if there and not (folder / STUDY).exists():
+        raise SettingError(f"name {study.name!r}: there is no study in {folder}; without --tables one is begun")
+    for name, config in study.trainings().items():
+        if not (folder / name / "run.json").exists():
+            continue
+        begun: RunConfig = from_plain(read_run(folder / name)["job"])
+        if begun.identity != config.identity:
+            raise SettingError(
+                f"name {study.name!r}: {folder / name} holds a training of other settings; choose another --name or "
+                "--folder, or remove it"
+            )
+    return folder
 
 
 def carry_out(
@@ -539,7 +628,6 @@ def carry_out(
 ) -> list[Outcome]:
     """Train what is unfinished and examine what is trained, side by side; how each training ended."""
     from llf_ray.cluster.apart import execute_apart, map_apart
-    from llf_ray.studies.examine import examine, is_examined
 
     begun = time.time()
     outcomes: list[Outcome] = []
@@ -552,21 +640,21 @@ def carry_out(
                 verbose=verbose,
                 log_file=folder / "driver.log",
                 on_signal=on_signal,
-                on_end=draw_all,
+                on_end=figures.draw_all,
             )
         )
         if any(outcome.state == "stopped" for outcome in outcomes):
             return outcomes
         wanted = study.examinations()
-        left = [
-            (str(run.folder), wanted[run.folder.name])
-            for run, outcome in zip(runs, outcomes, strict=True)
-            if run.folder.name in wanted
-            and outcome.state == "finished"
-            and not is_examined(run.folder, wanted[run.folder.name])
-        ]
+        left = []
+        for run, outcome in zip(runs, outcomes, strict=True):
+            how = wanted.get(run.folder.name)
+            how = None if how is None or is_examined(run.folder, how) else how
+            whole = run.folder.name.startswith("kels-") and not (run.folder / SLIM).exists()
+            if outcome.state == "finished" and (how is not None or whole):
+                left.append((str(run.folder), how, whole))
         map_apart(
-            examine,
+            _look_at,
             left,
             runs[0].config.resources,
             log_file=folder / "driver.log",
@@ -577,6 +665,29 @@ def carry_out(
         about = json.loads((folder / STUDY).read_text())
         about["seconds"] += time.time() - begun
         replace_text(folder / STUDY, json.dumps(about, indent=1))
+
+
+def _look_at(asked: tuple[str, Examination | None, bool]) -> None:
+    """Examine the network of a finished run (its folder), and take the slim one out of it, as far as is asked."""
+    folder, how, slim = asked
+    if how is not None:
+        examine(Path(folder), how)
+    if slim:
+        keep_slim(Path(folder))
+
+
+def keep_slim(run_folder: Path) -> None:
+    """Take the slim network out of a run of knowledge evolution; keep its test score and the whole one's, or why there
+    is none.
+    """
+    from llf_ray.studies.slim import slim_of
+
+    try:
+        found = slim_of(run_folder)
+        about: dict[str, Any] = {"slim": found.scores["accuracy"], "whole": found.whole_scores["accuracy"]}
+    except SettingError as error:
+        about = {"why": str(error)}
+    replace_text(run_folder / SLIM, json.dumps(about))
 
 
 def spent(folder: Path) -> float:

@@ -18,7 +18,6 @@ import torch
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llf_ray import __version__, figures
@@ -27,7 +26,7 @@ from llf_ray.data.augment import Augment
 from llf_ray.data.base import ROLES, DataSet, Role, anchored
 from llf_ray.data.order import Draw
 from llf_ray.engine.digest import MODULUS, digest_of
-from llf_ray.journal import FRACTIONS, Journal, read, read_run, replace_text, summary
+from llf_ray.journal import FRACTIONS, Journal, read_run, replace_text
 from llf_ray.measures.calibration import calibration
 from llf_ray.measures.curvature import curvature
 from llf_ray.measures.depth import prediction_depths
@@ -37,16 +36,18 @@ from llf_ray.measures.norms import layer_norms
 from llf_ray.measures.transfer import linear_probe
 from llf_ray.run import Comparison, RunConfig
 from llf_ray.studies.compare import against, is_comparison, publish, read_result, spread, unfinished
-from llf_ray.studies.show import table_like
+from llf_ray.studies.finished import open_finished
+from llf_ray.studies.show import markdown_table, table_like
 from llf_ray.tasks.classification import Classification
 from llf_ray.tasks.start import Fresh
-from llf_ray.train.folder import load_module, open_run
+from llf_ray.train.folder import load_module
 
 __all__ = [
     "MEASURES",
     "Found",
     "Protocol",
     "Subject",
+    "check_targets",
     "chosen",
     "measure_comparison",
     "measure_run",
@@ -70,11 +71,17 @@ class Protocol:
     images: int = 1024  # training images of curvature and norms
     shots: tuple[int, ...] = (5, 20, 50)
     episodes: int = 600
+    examples: int | None = None  # of the training and of the test part, for depth; None: all
+    eigenvalues: int = 5  # the largest ones
+    tolerance: float = 1e-3  # of eigenvalues
+    signs: int = 100  # random ones, for the trace
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, low=0)
-        check_number("images", self.images, low=1)
-        check_number("episodes", self.episodes, low=1)
+        for name in ("images", "episodes", "examples", "eigenvalues"):
+            check_number(name, getattr(self, name), low=1)
+        check_number("tolerance", self.tolerance, above=0.0)
+        check_number("signs", self.signs, low=2)
         if not self.shots or len(set(self.shots)) < len(self.shots):
             raise SettingError(f"shots = {self.shots!r}: one or more numbers are needed, each once")
         for number in self.shots:
@@ -102,15 +109,21 @@ class Subject:
         for batch in source.batches(role, draws, self.device):
             yield batch.images, batch.labels
 
-    def images(self, role: Role) -> Iterator[Tensor]:
+    def images(self, role: Role, chosen: np.ndarray | None = None) -> Iterator[Tensor]:
         """The same without classes."""
-        return (images for images, _ in self.batches(role))
+        return (images for images, _ in self.batches(role, chosen=chosen))
 
     def some(self, protocol: Protocol) -> list[tuple[Tensor, Tensor]]:
         """Training images, the same ones for every run of a task."""
-        number = self.task.num_items("train")
-        mixed = np.random.default_rng((protocol.seed, 7)).permutation(number)
-        return list(self.batches("train", chosen=np.sort(mixed[: protocol.images]), size=SMALL))
+        return list(self.batches("train", chosen=self.drawn("train", protocol.images, protocol), size=SMALL))
+
+    def drawn(self, role: Role, number: int | None, protocol: Protocol) -> np.ndarray:
+        """Places of a role's items that were drawn by seed, in order; all for None.
+
+        Data sets come sorted by class, or with classes taking turns: neither the first ones nor every n-th will do.
+        """
+        mixed = np.random.default_rng((protocol.seed, 7)).permutation(self.task.num_items(role))
+        return np.sort(mixed[:number])
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """What the run was trained by, without blended images."""
@@ -145,11 +158,12 @@ Targets = Mapping[str, DataSet]
 
 
 def _depth(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
-    labels = {role: _labels(subject.task, role) for role in ("train", "test")}
-    held_out = prediction_depths(
-        subject.network, subject.images("train"), labels["train"], subject.images("test"), labels["test"]
-    )
-    own = prediction_depths(subject.network, subject.images("train"), labels["train"])
+    chosen = {role: subject.drawn(role, protocol.examples, protocol) for role in ROLES if role != "validation"}
+    # the bank has the classes that the network was taught
+    labels = {role: torch.from_numpy(subject.task.labels(role)[places]) for role, places in chosen.items()}
+    bank = subject.images("train", chosen["train"]), labels["train"]
+    held_out = prediction_depths(subject.network, *bank, subject.images("test", chosen["test"]), labels["test"])
+    own = prediction_depths(subject.network, subject.images("train", chosen["train"]), labels["train"])
     return Taken(
         values={"mean": held_out.mean, "train_mean": own.mean},
         more={},
@@ -164,7 +178,15 @@ def _depth(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
 
 
 def _curvature(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
-    found = curvature(subject.network, subject.some(protocol), subject.loss, seed=protocol.seed)
+    found = curvature(
+        subject.network,
+        subject.some(protocol),
+        subject.loss,
+        top=protocol.eigenvalues,
+        probes=protocol.signs,
+        tolerance=protocol.tolerance,
+        seed=protocol.seed,
+    )
     values = {"smallest": found.smallest, "trace": found.trace, "trace_error": found.trace_error, "error": found.error}
     largest = {} if not found.top else {"largest": found.top[0]}
     return Taken(
@@ -231,17 +253,13 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "depth": Measure(take=_depth),
-    "curvature": Measure(take=_curvature, fields=("seed", "images")),
+    "depth": Measure(take=_depth, fields=("seed", "examples")),
+    "curvature": Measure(take=_curvature, fields=("seed", "images", "eigenvalues", "tolerance", "signs")),
     "norms": Measure(take=_norms, fields=("seed", "images")),
     "calibration": Measure(take=_calibration),
     "transfer": Measure(take=_transfer, fields=("seed",), other_data=True),
     "few-shot": Measure(take=_few_shot, fields=("seed", "shots", "episodes"), other_data=True),
 }
-
-
-def _labels(task: Classification, role: Role) -> Tensor:
-    return torch.from_numpy(np.asarray(task.data.load(role).labels))
 
 
 def _features(subject: Subject, task: Classification, role: Role) -> Labelled:
@@ -260,7 +278,15 @@ def _seen_as(task: Classification, data: DataSet) -> Classification:
     if isinstance(augment, Augment) and augment.size is None and height == width:
         augment = replace(augment, size=height)
     return replace(
-        task, data=data, augment=augment, mean=scaling.mean, std=scaling.std, start=Fresh(), mixup=0.0, cutmix=0.0
+        task,
+        data=data,
+        augment=augment,
+        mean=scaling.mean,
+        std=scaling.std,
+        start=Fresh(),
+        mixup=0.0,
+        cutmix=0.0,
+        mislabelled=0.0,
     )
 
 
@@ -328,8 +354,13 @@ def _held(path: Path) -> dict[str, Any]:
     return dict(held)
 
 
-def _check(task: Classification, names: Sequence[str], protocol: Protocol, targets: Targets) -> None:
-    """Raise for what could only fail later: data that cannot be read, and classes with too few examples."""
+def check_targets(task: Classification, names: Sequence[str], protocol: Protocol, targets: Targets) -> None:
+    """Raise for what could only fail later.
+
+    Raises:
+        SettingError: data that cannot be read, of other channels than the network's, or (where "few-shot" is among
+        ``names``) with too few examples of a class.
+    """
     if not any(MEASURES[name].other_data for name in names):
         return
     for name, data in targets.items():
@@ -354,38 +385,22 @@ def open_subject(run_folder: Path) -> Subject:
     Raises:
         SettingError: no run, one that is not finished, or one whose task has no images to classify.
     """
-    weights = run_folder / "final" / "model.safetensors"
-    step = _last_step(run_folder) if weights.exists() else None
-    if step is None:
-        raise SettingError(
-            f"run {run_folder.name!r} is not finished ({summary(run_folder).state}): it is measured at its last step"
-        )
-    run = open_run(run_folder)
-    task = run.config.task
+    finished = open_finished(run_folder)
+    task = finished.run.config.task
     if not isinstance(task, Classification):
         raise SettingError(
             f"run {run_folder.name!r}: measures are of networks that classify images, not of {type(task).__name__}"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    values = load_file(weights)
-    network = task.initial(0)
-    network.load_state_dict(values)
-    digest = sum(digest_of(name, 0, value.reshape(-1)) for name, value in values.items()) % MODULUS
+    digest = sum(digest_of(name, 0, value.reshape(-1)) for name, value in finished.values.items()) % MODULUS
     return Subject(
         folder=run_folder,
         task=task,
-        network=network.eval().to(device),
-        step=step,
+        network=finished.network().to(device),
+        step=finished.step,
         weights=f"{digest:016x}",
         device=device,
     )
-
-
-def _last_step(run_folder: Path) -> int | None:
-    """Where a run ended: test is scored there alone. None for one that goes on behind it, or has not come so far."""
-    records = [record for record in read(run_folder / "journal.jsonl") if "step" in record]
-    ended = [record["step"] for record in records if record["kind"] == "score" and record["role"] == "test"]
-    return ended[-1] if ended and ended[-1] == max(record["step"] for record in records) else None
 
 
 def measure_run(
@@ -408,7 +423,7 @@ def measure_run(
         SettingError: before anything is computed, for targets that cannot be used.
     """
     others = dict(targets or {})
-    _check(subject.task, names, protocol, others)
+    check_targets(subject.task, names, protocol, others)
     found = {}
     for name in names:
         about = _about(subject, name, protocol, others)
@@ -709,9 +724,7 @@ def _markdown(name: str, found: Measured, protocol: Protocol) -> str:
     lines = [
         f"# {name}: measured at the last step",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(["---"] * 2 + ["---:"] * (len(columns) - 2)) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *markdown_table(columns, rows, left=2),
         "",
         f"Means over seeds, each seed in brackets. {settings}.",
         *_notes(found),

@@ -15,20 +15,14 @@ from rich.text import Text
 from llf_ray import figures
 from llf_ray.config import SettingError
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.show import table_like
+from llf_ray.studies.show import markdown_table, table_like
 from llf_ray.train.probing import BEFORE
 
-__all__ = ["draw_all", "report", "write"]
+__all__ = ["report", "write"]
 
-FIGURE, TABLE, RUN = "figures/probes.png", "tables/probes.md", "figures/run.png"
+TABLE = "tables/probes.md"
 GROUPS = ("clean", "mislabelled", "easy", "hard")
 SELECTIVITIES = ("selectivity/mislabelled", "selectivity/hard")
-
-
-def draw_all(run_folder: Path) -> None:
-    """Every picture of a run that ended."""
-    figures.draw_run(run_folder, run_folder / RUN)
-    figures.draw_probes(run_folder, run_folder / FIGURE)
 
 
 def _records(run_folder: Path) -> list[dict[str, Any]]:
@@ -110,11 +104,9 @@ def write(run_folder: Path) -> list[Path]:
         "",
         f"{_sizes(records)}; right: accuracy in per cent; kept: accuracy after / before.",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|",
-        *("| " + " | ".join(_row(record, records)) + " |" for record in records),
+        *markdown_table(columns, [_row(record, records) for record in records]),
     ]
     (run_folder / TABLE).parent.mkdir(exist_ok=True)
     replace_text(run_folder / TABLE, "\n".join(lines) + "\n")
-    figures.draw_probes(run_folder, run_folder / FIGURE)
-    return [run_folder / TABLE, run_folder / FIGURE]
+    figures.draw_probes(run_folder, run_folder / figures.PROBES)
+    return [run_folder / TABLE, run_folder / figures.PROBES]

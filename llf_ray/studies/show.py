@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +28,7 @@ __all__ = [
     "check_budgets",
     "deeds",
     "draw",
+    "markdown_table",
     "picture",
     "rate_range",
     "show",
@@ -378,6 +379,15 @@ def table_like(*columns: str, right: Sequence[int] = (), fold: Sequence[int] = (
             name, justify="right" if number in right else "left", no_wrap=number not in fold, overflow="fold"
         )
     return table
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> list[str]:
+    """The lines of a table in Markdown; behind the first ``left`` columns stand numbers, on the right."""
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join(["---"] * left + ["---:"] * (len(columns) - left)) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
 
 
 def _shared_facts(prepared: Prepared) -> dict[str, str]:

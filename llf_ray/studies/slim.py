@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
@@ -17,8 +16,8 @@ from llf_ray.engine.local import LocalEngine
 from llf_ray.nn.channels import Kept, extract, kept_channels
 from llf_ray.nn.slim import load_slim, save_slim
 from llf_ray.run import kernel_shares
+from llf_ray.studies.finished import open_finished
 from llf_ray.train.evaluation import evaluate
-from llf_ray.train.folder import open_run
 from llf_ray.train.state import Run
 
 __all__ = ["SlimNetwork", "slim_of"]
@@ -45,19 +44,16 @@ def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
     Raises:
         SettingError: the run has not ended, its plan keeps no block of kernels, or its network cannot be made slim.
     """
-    run = open_run(run_folder)
+    finished = open_finished(run_folder)
+    run = finished.run
     shares = kernel_shares(run.plan)
     if len(shares) != 1:
         found = ", ".join(f"{share:g}" for share in shares) or "none"
         raise SettingError(
             f"run {run_folder.name!r}: a slim network needs one mask of kernels in its plan, not {found}"
         )
-    weights = run_folder / "final" / "model.safetensors"
-    if not weights.exists():
-        raise SettingError(f"run {run_folder.name!r} has no final weights yet: {weights} does not exist")
     task: Any = run.config.task
-    network: nn.Module = task.initial(0).eval()
-    network.load_state_dict(load_file(weights))
+    network = finished.network()
     try:
         slim, widths = extract(network, task.example(), shares[0])
     except ValueError as error:

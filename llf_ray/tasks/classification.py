@@ -200,6 +200,10 @@ class Classification:
         """What a network is given and what it should say, (B, C, H, W) and (B,): for measures."""
         return batch.images, batch.labels
 
+    def labels(self, role: Role) -> NDArray[np.int64]:
+        """The class of each item as a network is taught it, wrong ones included, (items,)."""
+        return np.asarray(self._items(role).labels)
+
     def replaced(self) -> NDArray[np.bool_]:
         """Which training items had their label replaced, (items,)."""
         return self._drawn(_loaded(self.data, "train", os.environ.get(ROOT_VARIABLE)))[1]
@@ -302,18 +306,20 @@ class Classification:
 
 # Data are read once a process. The folder that relative paths start from is part of the key.
 
+KEPT = 12  # three roles of a run's own data and of a few others that it is measured on
 
-@lru_cache(maxsize=6)
+
+@lru_cache(maxsize=KEPT)
 def _named(data: DataSet, root: str | None) -> tuple[str, ...]:
     return data.classes()
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=KEPT)
 def _loaded(data: DataSet, role: Role, root: str | None) -> Items:
     return data.load(role)
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=KEPT)
 def _in_memory(data: DataSet, role: Role, side: int | None, root: str | None) -> Stack:
     items = _loaded(data, role, root)
     if side is None:
@@ -322,7 +328,7 @@ def _in_memory(data: DataSet, role: Role, side: int | None, root: str | None) ->
     return stacked(items, side)
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=KEPT)
 def _measured(data: DataSet, side: int | None, root: str | None) -> Scaling:
     """Mean and deviation of each channel over the training images, or over some of them where they are not in
     memory.

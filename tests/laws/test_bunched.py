@@ -30,3 +30,5 @@ def test_resets_are_as_many_at_one_budget_and_a_gap_apart(generations: int, late
 def test_gaps_that_leave_nothing_are_an_error() -> None:
     with pytest.raises(SettingError, match="nothing is left behind the last reset of 4 x 5 epochs"):
         BunchedResets(generations=4, epochs=5, gap_epochs=9)
+    with pytest.raises(SettingError, match="nothing is left in front of the first reset of 8 x 5 epochs"):
+        BunchedResets(generations=8, epochs=5, gap_epochs=2, first=1.5)  # 7.5 epochs less 12 of gaps

@@ -90,7 +90,7 @@ def test_what_has_no_ensemble_says_why(tmp_path: Path) -> None:
     for name, said in (
         ("one", "kept the end of 1 of 1 generations: an ensemble needs two"),
         ("forgetful", "of 3 generations: an ensemble needs two (checkpoints.keep_generations = True"),
-        ("begun", "has not ended"),
+        ("begun", "run 'begun' is not finished"),
     ):
         result = CliRunner().invoke(main, ["ensemble", name, "--folder", str(tmp_path)])
         assert result.exit_code == 2

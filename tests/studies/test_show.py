@@ -15,7 +15,7 @@ from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
-from llf_ray.studies.show import check_budgets, deeds, picture, show, stretches
+from llf_ray.studies.show import check_budgets, deeds, markdown_table, picture, show, stretches
 from tests.local import SGD, settings
 
 RECIPES = {
@@ -170,3 +170,8 @@ def test_unequal_budgets_are_named():
         "unequal budgets of optimizer steps: long 48, restarts 48, later_layer 48, short 16; "
         "change generations, epochs or ascent_epochs of the recipes until all agree"
     )
+
+
+def test_a_table_in_markdown_has_words_left_and_numbers_right() -> None:
+    lines = markdown_table(("arm", "why", "test"), [("long", "b", "0.5"), ("seal", "d", "0.6")], left=2)
+    assert lines == ["| arm | why | test |", "|---|---|---:|", "| long | b | 0.5 |", "| seal | d | 0.6 |"]

@@ -70,11 +70,11 @@ def test_the_command_says_what_it_wrote(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_a_slim_network_says_why(tmp_path: Path) -> None:
     long = settings(Long(generations=1, epochs=1), task=TASK, engine=EngineSettings(batch=20))
-    for config, folder, said in (
-        (long, tmp_path / "plain", "needs one mask of kernels in its plan, not none"),
-        (CONFIG, tmp_path / "begun", "has no final weights yet"),
+    create(prepare(CONFIG), tmp_path / "begun")
+    for folder, said in (
+        (whole(long, tmp_path / "plain"), "needs one mask of kernels in its plan, not none"),
+        (tmp_path / "begun", "run 'begun' is not finished"),
     ):
-        create(prepare(config), folder)
         result = CliRunner().invoke(main, ["slim", folder.name, "--folder", str(tmp_path)])
         assert result.exit_code == 2
         assert said in result.output

@@ -9,11 +9,12 @@ from click.testing import CliRunner
 from llf_ray.cli import main
 from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data.order import Draw, order
+from llf_ray.figures import draw_all
 from llf_ray.forget.groups import layout
 from llf_ray.measures.selectivity import Probe, effects, targeted
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.run import prepare
-from llf_ray.studies.probes import draw_all, report, write
+from llf_ray.studies.probes import report, write
 from llf_ray.studies.trial import open_weights
 from llf_ray.tracking import named_values
 from llf_ray.train.folder import create

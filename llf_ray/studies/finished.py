@@ -1,0 +1,60 @@
+"""A run that is over: its settings, and the network that its last step left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from llf_ray.config import SettingError
+from llf_ray.journal import read, summary
+from llf_ray.tasks.base import Task
+from llf_ray.train.folder import open_run
+from llf_ray.train.state import Run
+
+__all__ = ["Finished", "last_step", "network_with", "open_finished"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finished:
+    """A run that is over. ``values`` are its final weights and buffers, averaged where the run has averages."""
+
+    run: Run
+    step: int
+    values: Mapping[str, Tensor]
+
+    def network(self) -> nn.Module:
+        """A new network with these values, on the CPU and in evaluation mode."""
+        return network_with(self.run.config.task, self.values)
+
+
+def open_finished(run_folder: Path) -> Finished:
+    """Read a finished run's folder.
+
+    Raises:
+        SettingError: no run, or one that has not come to its end.
+    """
+    weights = run_folder / "final" / "model.safetensors"
+    step = last_step(run_folder) if weights.exists() else None
+    if step is None:
+        raise SettingError(
+            f"run {run_folder.name!r} is not finished ({summary(run_folder).state}): its last step is what counts"
+        )
+    return Finished(run=open_run(run_folder), step=step, values=load_file(weights))
+
+
+def last_step(run_folder: Path) -> int | None:
+    """Where a run ended: test is scored there alone. None for one that goes on behind it, or has not come so far."""
+    records = [record for record in read(run_folder / "journal.jsonl") if "step" in record]
+    ended = [record["step"] for record in records if record["kind"] == "score" and record["role"] == "test"]
+    return ended[-1] if ended and ended[-1] == max(record["step"] for record in records) else None
+
+
+def network_with(task: Task, values: Mapping[str, Tensor]) -> nn.Module:
+    """The task's network with these weights and buffers, in evaluation mode."""
+    network = task.initial(0)
+    network.load_state_dict(dict(values))
+    return network.eval()
