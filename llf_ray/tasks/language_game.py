@@ -23,6 +23,7 @@ from llf_ray.data.base import Role
 from llf_ray.data.order import Draw, Indices, below, bits, order, uniform
 from llf_ray.measures.language import DEFINITIONS, distinct_messages, topographic_similarity
 from llf_ray.nn.agents import Agents, chosen
+from llf_ray.plan import MESSAGES, TRANSCRIPTS
 from llf_ray.tasks.base import Tally
 
 __all__ = ["Games", "LanguageGame", "Lesson", "li_bowling", "tiny"]
@@ -30,7 +31,6 @@ __all__ = ["Games", "LanguageGame", "Lesson", "li_bowling", "tiny"]
 # words that keep the streams of this file apart, from each other and from other users of the same seed
 _WEIGHTS, _HELD_OUT, _TARGETS, _CANDIDATES, _SYMBOLS, _CHOICES, _PAIRS, _NOISE, _FEEDBACK = range(101, 110)
 _SCORED = {"validation": 1, "test": 2}  # part of the key of scored games, which are the same at every scoring
-TRANSCRIPTS, MESSAGES = "transcripts", "messages"  # what can be generated
 
 
 @dataclass(frozen=True, eq=False)
