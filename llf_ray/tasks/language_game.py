@@ -81,7 +81,8 @@ class LanguageGame:
     H summed over symbols. ``credit`` says what the receiver's p is relative to: "choice", to its other candidates;
     "batch", to what was chosen in the games beside it, which Ren et al.'s code computes (a softmax over the other
     axis): gradients of won and lost games then balance like rewards less their mean, and without it hardly anything is
-    learned in a generation of theirs. It looks at the games of one micro-batch, so it wants them undivided.
+    learned in a generation of theirs. It looks at the games of one micro-batch: a step that is divided over workers or
+    by accumulation is refused.
 
     Unlike that code, the entropy counts all symbols, not the last one alone, and held-out objects are handed on to no
     new sender.
@@ -146,6 +147,24 @@ class LanguageGame:
 
     def prepare(self) -> None:
         """Nothing outside the settings is needed."""
+
+    def check_batch(self, batch: int, micro: int) -> None:
+        """What depends on all games of an optimizer step wants them together, in one micro-batch.
+
+        Raises:
+            SettingError: the games of a step are divided, or too few or many for each object to be a target once.
+        """
+        if self.targets == "each" and batch != self.num_trained:
+            raise SettingError(
+                f"engine.batch = {batch}: must be {self.num_trained}, the number of training objects, each of which is "
+                "a target once a batch (task.targets = 'each')"
+            )
+        if self.credit == "batch" and micro != batch:
+            raise SettingError(
+                f"engine.batch = {batch} comes in micro-batches of {micro}: with task.credit = 'batch' the games of a "
+                f"step are held against one another, so they must be one of {batch}: resources.workers = 1 and "
+                "engine.accumulation = 1"
+            )
 
     # ------------------------------------------------------------------------------------------------------- the agents
 

@@ -25,7 +25,7 @@ from llf_ray.recipes.long import Long
 from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
 from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
-from llf_ray.run import prepare
+from llf_ray.run import Resources, prepare
 from llf_ray.tasks.language_game import Games, LanguageGame, Lesson, li_bowling, tiny
 from tests.local import Phases, final, journal, settings, whole
 
@@ -339,6 +339,39 @@ def test_an_impossible_game_is_refused_by_its_dotted_key(changes: dict[str, str]
     with pytest.raises(SettingError) as caught:
         override(config, {f"task.{key}": value for key, value in changes.items()})
     assert str(caught.value).startswith(said)
+
+
+def test_a_step_whose_games_are_divided_is_refused_where_they_are_held_against_one_another() -> None:
+    with pytest.raises(SettingError, match=r"engine.batch = 4 comes in micro-batches of 2: .* resources.workers = 1"):
+        prepare(game_run(Long(), resources=Resources(workers=2)))
+    for engine in (EngineSettings(batch=4, accumulation=4), EngineSettings(batch=4, micro_batch=1)):
+        with pytest.raises(SettingError, match=r"micro-batches of 1: .* engine\.accumulation = 1"):
+            prepare(replace(game_run(Long()), engine=engine))
+    divided = game_run(Long(), replace(tiny, credit="choice"), resources=Resources(workers=2))
+    assert prepare(divided).plan.total > 0
+    # a lesson has a batch of its own, which nothing holds together
+    lessons = SeededIteratedLearning(generations=2, seed=3, interact=3, imitate=4, listen=2, batch=2)
+    assert prepare(game_run(lessons)).plan.total > 0
+
+
+def test_dividing_a_batch_changes_only_the_credit_that_is_refused_for_it() -> None:
+    """Why it is refused: the gradient of half and half is that of the whole for one kind of credit alone."""
+    games = played(tiny, batch=16)[0]
+    for credit, same in (("choice", True), ("batch", False)):
+        game = replace(tiny, credit=credit)  # type: ignore[arg-type]
+        model = game.initial(0)
+        receiver = list(model.receiver.parameters())
+        halves = [games.at(slice(0, 8)), games.at(slice(8, 16))]
+        together = torch.autograd.grad(game.loss(model, games)[0], receiver)
+        apart = torch.autograd.grad(sum(game.loss(model, half)[0] for half in halves) / 2, receiver)  # type: ignore[arg-type]
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(together, apart, strict=True)) == same
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+def test_a_batch_of_other_than_all_objects_is_refused_where_each_is_a_target_once(batch: int) -> None:
+    with pytest.raises(SettingError, match=rf"engine.batch = {batch}: must be 4, the number of training objects"):
+        prepare(replace(game_run(Long()), engine=EngineSettings(batch=batch)))
+    assert prepare(replace(game_run(Long(), DRAWN), engine=EngineSettings(batch=batch))).plan.total > 0
 
 
 def test_lessons_that_there_are_not_are_named() -> None:
