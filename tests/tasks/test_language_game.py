@@ -220,7 +220,7 @@ def test_two_players_come_to_understand_each_other(tmp_path: Path) -> None:
 
 def test_scores_are_means_over_seeds_and_count_the_language_once() -> None:
     model = tiny.initial(0).eval()
-    parts = [np.arange(start, min(start + 7, 30)) for start in range(0, 30, 7)]
+    parts = [np.arange(start, min(start + 7, 25)) for start in range(0, 25, 7)]
     totals: dict[str, Any] = {}
     for games in tiny.batches("validation", [Draw(part) for part in parts], CPU):
         for name, tally in tiny.score(model, games).items():
@@ -232,7 +232,8 @@ def test_scores_are_means_over_seeds_and_count_the_language_once() -> None:
     assert scores["topographic_similarity"] == pytest.approx(float(similarity.mean()))
     assert scores["distinct_messages/seed_0"] == len({tuple(message) for message in messages[0].tolist()})
     assert totals["accuracy"].count == 2 * 5 * 4
-    assert totals["held_out_accuracy/seed_0"].count == 5 * 2
+    assert totals["held_out_accuracy/seed_0"].count == 5 * 1
+    assert tiny.num_items("validation") == 25
     assert scores["held_out_accuracy"] == pytest.approx(
         (scores["held_out_accuracy/seed_0"] + scores["held_out_accuracy/seed_3"]) / 2
     )
@@ -240,16 +241,40 @@ def test_scores_are_means_over_seeds_and_count_the_language_once() -> None:
 
 
 def test_held_out_objects_are_told_from_all_others_and_training_objects_from_their_like() -> None:
-    (games,) = tiny.batches("test", [Draw(np.arange(30))], CPU)
+    game = replace(tiny, scored_rounds=20)
+    for role in ("validation", "test"):
+        games = scored(game, role)
+        for place in range(2):
+            known, met = trained(tiny, place), set[int]()
+            for target, offered in zip(games.targets[place].tolist(), games.candidates[place], strict=True):
+                among = offered.nonzero()[:, 0].tolist()
+                assert len(among) == 3
+                assert target in among
+                assert target not in known or set(among) <= set(known)
+                met |= set(among)
+            # test's own objects are a distraction in test only
+            assert len(met) == {"validation": 5, "test": 6}[role]
+
+
+def scored(game: LanguageGame, role: Any) -> Games:
+    (games,) = game.batches(role, [Draw(np.arange(game.num_items(role)))], CPU)
+    return games
+
+
+@pytest.mark.parametrize(("held_out", "parts"), [(2, (1, 1)), (3, (1, 2)), (0, (0, 0))])
+def test_validation_and_test_hold_out_objects_of_their_own(held_out: int, parts: tuple[int, int]) -> None:
+    game = replace(tiny, held_out=held_out, games=2 * (6 - held_out))
     for place in range(2):
-        known = trained(tiny, place)
-        for target, offered in zip(games.targets[place].tolist(), games.candidates[place], strict=True):
-            among = offered.nonzero()[:, 0].tolist()
-            assert len(among) == 3
-            assert target in among
-            assert target not in known or set(among) <= set(known)
-    (others,) = tiny.batches("validation", [Draw(np.arange(30))], CPU)
-    assert not torch.equal(games.candidates, others.candidates)
+        known = set(trained(game, place)) if held_out else set(range(6))
+        one, other = (set(scored(game, role).targets[place].tolist()) for role in ("validation", "test"))
+        assert one & other == known
+        assert (len(one - known), len(other - known)) == parts
+        assert one | other == set(range(6))
+    validation, test = scored(game, "validation"), scored(game, "test")
+    shared = 6 - held_out
+    assert shared == 3 or not torch.equal(validation.candidates[:, :shared], test.candidates[:, :shared])
+    with pytest.raises(SettingError, match=r"held_out = 1: must be 0, or 2 or more"):
+        replace(tiny, held_out=1, games=5)
 
 
 # ------------------------------------------------------------------------------------------------------------- lessons
