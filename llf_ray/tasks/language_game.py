@@ -365,7 +365,7 @@ def _trained(game: LanguageGame) -> NDArray[np.bool_]:
 
 
 def _held(game: LanguageGame, role: Role) -> Indices:
-    """Held-out objects of a role, (S, its number of them): validation's are the first half of a draw, test's the rest."""
+    """Held-out objects of a role, (S, number): validation's are the first half of a draw, test's the rest."""
     mixed = np.stack([np.argsort(bits((_HELD_OUT, seed), np.arange(game.num_objects))) for seed in game.seeds])
     half = game.held_out // 2
     return mixed[:, :half] if role == "validation" else mixed[:, half : game.held_out]
