@@ -61,7 +61,8 @@ def judge(
     margin = f"{scale * least:g}" if least else "zero"
     if high < least:
         return ours, "not reproduced", f"the difference is less than {margin}"
-    seen = "has the other sign" if mean <= 0 else "has the claimed sign" if mean > least else f"is less than {margin}"
+    beside = f"is {'more' if mean > least else 'less'} than {margin}" if least else "has the claimed sign"
+    seen = beside if mean > 0 else "has the other sign"
     return ours, "not reproduced", f"within the noise of seeds: the mean {seen}, the interval holds {margin}"
 
 

@@ -556,7 +556,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 time="steps of the game",
                 measure="topographic similarity",
                 courses=[
-                    figures.Course(label=name, times=arm["curve"]["steps"], values=np.array(arm["curve"]["values"]).T)
+                    figures.Course(label=name, times=arm["curve"]["steps"], values=arm["curve"]["values"])
                     for name, arm in arms.items()
                 ],
             )
@@ -570,7 +570,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
                     figures.Course(
                         label=name,
                         times=np.arange(1, 1 + len(arm["teaching"][0])).tolist(),
-                        values=_smooth(np.array(arm["teaching"])),
+                        values=_smooth(np.array(arm["teaching"])).T.tolist(),
                     )
                     for name, arm in arms.items()
                 ],
@@ -584,7 +584,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             measure="kept",
             top=1.1,
             courses=[
-                figures.Course(label=label, times=probe["steps"], values=np.array(values)[..., half])
+                figures.Course(label=label, times=probe["steps"], values=np.array(values)[..., half].T.tolist())
                 for half, label in enumerate(("compositional half", "holistic half"))
             ],
         )

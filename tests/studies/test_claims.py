@@ -43,7 +43,7 @@ def test_a_claim_holds_where_the_interval_lies_on_its_side(differences, positive
     [
         ((0.20, 0.21, 0.19), "reproduced", ""),
         # a mean above the margin whose interval begins just above zero
-        ((0.10, 0.20, 0.19), "not reproduced", "has the claimed sign, the interval holds 0.15"),
+        ((0.10, 0.20, 0.19), "not reproduced", "the mean is more than 0.15, the interval holds 0.15"),
         ((0.05, 0.20, 0.10), "not reproduced", "the mean is less than 0.15, the interval holds 0.15"),
         ((0.05, 0.06, 0.05), "not reproduced", "the difference is less than 0.15"),
         ((-0.05, -0.06, -0.05), "not reproduced", "the difference has the other sign"),
