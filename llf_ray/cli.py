@@ -549,7 +549,7 @@ def forgetting(
     type=click.Choice(["quick", "small"]),
     default="small",
     show_default=True,
-    help="quick: a minute, shows that all works; small: three hours on two cores.",
+    help="quick: a minute, shows that all works; small: about half an hour on two cores.",
 )
 @click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1, side by side in every training [default: 3].")
 @click.option("--name", default="", help="Name of the study's folder [default: language-SIZE].")

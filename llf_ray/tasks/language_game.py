@@ -30,7 +30,10 @@ __all__ = ["Games", "LanguageGame", "Lesson", "li_bowling", "tiny"]
 
 # words that keep the streams of this file apart, from each other and from other users of the same seed
 _WEIGHTS, _HELD_OUT, _TARGETS, _CANDIDATES, _SYMBOLS, _CHOICES, _PAIRS, _NOISE, _FEEDBACK = range(101, 110)
-_SCORED = {"validation": 1, "test": 2}  # part of the key of scored games, which are the same at every scoring
+_SCORED: dict[Role, int] = {
+    "validation": 1,
+    "test": 2,
+}  # part of the key of scored games, which are the same at every scoring
 
 
 @dataclass(frozen=True, eq=False)
