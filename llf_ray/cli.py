@@ -495,9 +495,9 @@ def study() -> None:
 @click.option(
     "--size",
     type=click.Choice(["quick", "small", "paper"]),
-    default="quick",
+    default="small",
     show_default=True,
-    help="quick: three minutes on the bundled images; small: 35 minutes on two cores; paper: GPUs of a cluster.",
+    help="quick: three minutes, shows that all works; small: 35 minutes on two cores; paper: GPUs of a cluster.",
 )
 @click.option(
     "--data-root",
@@ -538,40 +538,58 @@ def forgetting(
         place, made = _checked(lambda: settings.begin(asked))
         click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
         outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
-        lines = [
-            f"{run.folder.name} {o.state}: {o.message}"
-            for run, o in zip(made, outcomes, strict=True)
-            if o.state == "failed"
-        ]
-        if any(outcome.state != "finished" for outcome in outcomes):
-            lines.append("go on with the same command")
+        lines = _unfinished(made, outcomes)
     found = results.findings(place, asked)
     _console().print(results.report(found))
     lines = [*(f"{path.stem}: {path}" for path in results.write(place, found)), *lines]
     _end(outcomes, heard, lines, place / LOG)
 
 
-# ---------------------------------------------------------------------------------------------------- looking at runs
-
-
 @study.command()
-@click.option("--size", default="small", show_default=True, help="quick (a minute, shows that it runs) or small.")
-@click.option("--seeds", type=int, help="How many, side by side in every run [default: 3].")
-@click.option("--processes", type=click.IntRange(min=1), help="Arms at a time [default: one a core].")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where it goes [default: runs/study-language-SIZE].")
-def language(size: str, seeds: int | None, processes: int | None, folder: Path | None) -> None:
+@click.option(
+    "--size",
+    type=click.Choice(["quick", "small"]),
+    default="small",
+    show_default=True,
+    help="quick: a minute, shows that all works; small: about half an hour on two cores.",
+)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1, side by side in every training [default: 3].")
+@click.option("--name", default="", help="Name of the study's folder [default: language-SIZE].")
+@plain_option
+@verbose_option
+@runs_option
+def language(size: str, seeds: int | None, name: str, plain: bool, verbose: bool, folder: Path) -> None:
     """Does forgetting make languages that are easier to learn? Five methods play the same game.
 
-    A study that was stopped goes on where it was.
+    Trainings run side by side, one core each; the same command carries on a study that stopped.
     """
-    from llf_ray.studies.language import TABLE, conclusions, run_study
+    from llf_ray.studies import language as settings
 
-    place = folder or Path("runs") / f"study-language-{size}"
-    result = run_study(size, place, num_seeds=seeds, processes=processes, say=click.echo)
-    for line in conclusions(result):
-        click.echo(line)
-    click.echo(f"table: {place / TABLE}")
-    click.echo(f"figures: {place / 'figures'}")
+    _quiet(plain)
+    asked, place = settings.study_of(size, seeds), folder.resolve() / (name or f"language-{size}")
+    heard = Heard()
+    made = _checked(lambda: settings.begin(asked, place))
+    click.echo(f"{place.name}: {len(made)} trainings of {len(asked.seeds)} seeds each")
+    outcomes = settings.carry_out(asked, place, made, verbose=verbose, on_signal=heard, say=click.echo)
+    lines = _unfinished(made, outcomes)
+    if not lines:
+        result, written = settings.write(asked, place)
+        lines = [*settings.conclusions(result), *(f"{path.stem}: {path}" for path in written)]
+    _end(outcomes, heard, lines, place / LOG)
+
+
+def _unfinished(runs: Sequence[Any], outcomes: Sequence[Outcome]) -> list[str]:
+    """What to say of a study that is not at its end; nothing of one that is."""
+    failed = [
+        f"{run.folder.name} {outcome.state}: {outcome.message}"
+        for run, outcome in zip(runs, outcomes, strict=True)
+        if outcome.state == "failed"
+    ]
+    over = all(outcome.state == "finished" for outcome in outcomes)
+    return failed if over else [*failed, "go on with the same command"]
+
+
+# ---------------------------------------------------------------------------------------------------- looking at runs
 
 
 @main.command()

@@ -34,7 +34,6 @@ __all__ = [
     "Lane",
     "Line",
     "Marks",
-    "Series",
     "Timeline",
     "comparison",
     "courses",
@@ -44,7 +43,6 @@ __all__ = [
     "draw_run",
     "intervals",
     "reliability",
-    "sweep",
     "timeline",
 ]
 
@@ -902,33 +900,46 @@ def reliability(title: str, bins: Mapping[str, Sequence[tuple[int, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """A measure over time: ``values`` of each seed, (seeds, points)."""
+    """A measure along an axis: ``values`` of every seed at each of ``times``; not every time has every seed."""
 
     label: str
     times: Sequence[float]
-    values: np.ndarray
+    values: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Courses:
-    """One panel: several courses over one axis; ``top`` is its upper end where that is known."""
+    """One panel: several courses over one axis of optimizer steps, or of what else is said.
+
+    ``metric`` decides how values are written. ``top``: the vertical axis goes from zero to there; ``limits``: what
+    lies beyond them is cut off. ``dots`` shows single seeds. ``shares``: the axis is logarithmic, of shares that shrink
+    to the right. ``names`` are those of the places 0, 1, 2, ... of an axis without numbers. ``level`` is a horizontal
+    line with its name.
+    """
 
     title: str
     time: str
     measure: str
     courses: Sequence[Course]
+    metric: str = ""
     top: float | None = None
+    limits: tuple[float, float] | None = None
+    dots: bool = False
+    shares: bool = False
+    names: Sequence[str] = ()
+    level: tuple[str, float] | None = None
 
 
 def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
     """Draw panels side by side: means over seeds, bands from the lowest seed to the highest; one legend where panels
-    have the same labels.
+    have the same labels, none for a single line.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     labels = list(dict.fromkeys(course.label for panel in panels for course in panel.courses))
     looks = {label: _look(number) for number, label in enumerate(labels)}
-    with _drawing(path, 1.5 + 5.2 * columns, 0.7 + 3.4 * rows) as figure:
+    size = (7.6, 4.8) if len(panels) == 1 else (1.5 + 5.2 * columns, 0.7 + 3.4 * rows)
+    with _drawing(path, *size) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, panel in zip(axes, panels, strict=False):
             _draw_courses(ax, panel, looks)
@@ -939,99 +950,51 @@ def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
             for ax in axes[: len(panels)]
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, handlelength=3.2)
+        if len(handles) > 1:
+            across = 4 if columns > 1 else 3
+            figure.legend(handles.values(), handles, loc="outside lower center", ncols=across, handlelength=3.2)
     return path
 
 
 def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any]]) -> None:
     for course in panel.courses:
         look = looks[course.label]
-        ax.plot(course.times, course.values.mean(0), label=course.label, linewidth=1.8, zorder=3, **look)
-        if len(course.values) > 1:
-            low, high = course.values.min(0), course.values.max(0)
-            ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)
+        means = [float(np.mean(values)) for values in course.values]
+        ax.plot(course.times, means, label=course.label, linewidth=1.8, zorder=3, **look)
+        low, high = [min(values) for values in course.values], [max(values) for values in course.values]
+        ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)
+        if panel.dots:
+            times = np.repeat(course.times, [len(values) for values in course.values])
+            dots = np.concatenate(course.values)
+            ax.plot(times, dots, "o", color=look["color"], markersize=4, markeredgecolor="white")
+    if panel.level is not None:
+        name, height = panel.level
+        ax.axhline(height, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1, label=name)
+    if panel.shares:
+        ax.set_xscale("log")
+        ax.invert_xaxis()
+        ticks = sorted({time for course in panel.courses for time in course.times})
+        ax.set_xticks(ticks, [f"{100 * tick:.3g} %" for tick in ticks])
+        ax.minorticks_off()
+    elif panel.names:
+        ax.set_xticks(range(len(panel.names)), panel.names)
+        ax.margins(x=0.06)
+    else:
+        ax.set_xlim(left=0)
+        _count_steps(ax)
+    if panel.limits is not None:
+        low_end, high_end = ax.get_ylim()
+        ax.set_ylim(max(low_end, panel.limits[0]), min(high_end, panel.limits[1]))
     if panel.top is not None:
         ax.set_ylim(0, panel.top)
-    ax.set_title(panel.title)
-    ax.set_xlim(left=0)
-    _count_steps(ax)
+    ax.set_title(shortened(panel.title, 90))
     ax.set_xlabel(panel.time, labelpad=3)
     ax.set_ylabel(panel.measure)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, panel.metric)))
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
 
 
 # -------------------------------------------------------------------------------------------------- studies at a glance
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """Values of every seed at places of an axis, in the order of the axis."""
-
-    label: str
-    points: tuple[tuple[float, tuple[float, ...]], ...]
-
-
-def sweep(
-    title: str,
-    series: Sequence[Series],
-    path: Path,
-    *,
-    across: str,
-    up: str,
-    metric: str = "accuracy",
-    logarithmic: bool = False,
-    level: tuple[str, float] | None = None,
-    names: Sequence[str] = (),
-    limits: tuple[float, float] | None = None,
-) -> Path:
-    """Draw values by a quantity: mean lines, bands from the lowest seed to the highest, single seeds as dots.
-
-    Args:
-        title: of the picture.
-        series: a line each.
-        path: where to.
-        across: what the horizontal axis says.
-        up: what the vertical axis says.
-        metric: how its values are written.
-        logarithmic: the horizontal axis, from right to left: shares that shrink.
-        level: a horizontal line and its name.
-        names: of the places 0, 1, 2, ... where the axis has names in place of numbers.
-        limits: of the vertical axis; what lies beyond is cut off.
-    """
-    with _drawing(path, 7.6, 4.6) as figure:
-        ax = figure.subplots()
-        for number, one in enumerate(series):
-            look = _look(number)
-            places = [place for place, _ in one.points]
-            values = [list(found) for _, found in one.points]
-            ax.plot(places, [float(np.mean(v)) for v in values], label=one.label, linewidth=2.0, zorder=3, **look)
-            ax.fill_between(
-                places, [min(v) for v in values], [max(v) for v in values], color=look["color"], alpha=0.13, linewidth=0
-            )
-            for place, found in one.points:
-                ax.plot([place] * len(found), found, "o", color=look["color"], markersize=4, markeredgecolor="white")
-        if level is not None:
-            ax.axhline(level[1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1, label=level[0])
-        if logarithmic:
-            ax.set_xscale("log")
-            ax.invert_xaxis()
-            ticks = sorted({place for one in series for place, _ in one.points})
-            ax.set_xticks(ticks, [f"{100 * tick:.3g} %" for tick in ticks])
-            ax.minorticks_off()
-        if names:
-            ax.set_xticks(range(len(names)), names)
-            ax.margins(x=0.06)
-        if limits is not None:
-            low, high = ax.get_ylim()
-            ax.set_ylim(max(low, limits[0]), min(high, limits[1]))
-        ax.set_title(shortened(title, 90))
-        ax.set_xlabel(across)
-        ax.set_ylabel(up)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
-        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        if len(series) > 1 or level is not None:
-            ax.legend(loc="best", handlelength=3.0)
-    return path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,9 @@ from llf_ray.config import SettingError, check, check_number, to_plain
 __all__ = [
     "BACK_TRANSLATIONS",
     "FREEZE",
+    "MESSAGES",
     "RECALIBRATE",
+    "TRANSCRIPTS",
     "Answer",
     "Curve",
     "Cut",
@@ -55,6 +57,8 @@ FREEZE = "freeze the normaliser behind"
 RECALIBRATE = "recalibrate statistics"
 # what a task of translation generates
 BACK_TRANSLATIONS = "back-translations"
+# what the language game generates, and the stores that its recipes keep them in
+TRANSCRIPTS, MESSAGES = "transcripts", "messages"
 
 
 class Selection(Protocol):

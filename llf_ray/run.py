@@ -309,8 +309,9 @@ def _check_offered(phase: Phase, config: RunConfig) -> None:
     try:
         for op in deeds:
             task.store_size(op.what) if isinstance(op, Generate) else task.check_pass(op)
-        if phase.data.batch is not None:
-            batch_of(config.engine, config.resources.workers, phase)
+        batch, micro = batch_of(config.engine, config.resources.workers, phase)
+        if phase.data.source == "task" and hasattr(task, "check_batch"):
+            task.check_batch(batch, micro)
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from None
 

@@ -23,7 +23,6 @@ from llf_ray.figures import (
     Lane,
     Line,
     Marks,
-    Series,
     Timeline,
     comparison,
     courses,
@@ -32,7 +31,6 @@ from llf_ray.figures import (
     draw_run,
     intervals,
     reliability,
-    sweep,
     timeline,
 )
 from llf_ray.journal import Journal, update_run
@@ -366,7 +364,7 @@ def test_a_run_without_a_phase_is_not_drawn(tmp_path):
 
 
 def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp_path):
-    values = np.array([[0.1, 0.2, 0.3], [0.2, 0.4, 0.2]])
+    values = ((0.1, 0.2), (0.2, 0.4), (0.3, 0.2))
     panels = [
         Courses(
             title=title,
@@ -420,14 +418,19 @@ def test_a_run_without_probes_has_no_picture_of_them(tmp_path):
 
 
 def test_a_sweep_shows_means_bands_and_seeds(drawn, tmp_path):
-    series = [
-        Series(label="a", points=((1.0, (0.1, 0.3)), (0.5, (0.2, 0.4)))),
-        Series(label="b", points=((1.0, (0.5,)),)),
+    lines = [
+        Course(label="a", times=(1.0, 0.5), values=((0.1, 0.3), (0.2, 0.4))),
+        Course(label="b", times=(1.0,), values=((0.5,),)),
     ]
-    level = ("dense", 0.25)
-    sweep("t", series, tmp_path / "s.png", across="x", up="y", logarithmic=True, level=level)
-    sweep("t", series[:1], tmp_path / "n.png", across="x", up="y", names=["one\n1 %", "two\n2 %"], limits=(0.0, 0.2))
+    panel = Courses(title="t", time="x", measure="y", metric="accuracy", courses=lines, dots=True)
+    courses([replace(panel, shares=True, level=("dense", 0.25))], tmp_path / "s.png")
+    line = replace(lines[0], times=(0, 1))
+    courses([replace(panel, courses=[line], names=["one\n1 %", "two\n2 %"], limits=(0.0, 0.2))], tmp_path / "n.png")
     figure, named = drawn
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "dense"]
+    assert not named.legends, "a single line needs none"
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [list(one.get_ydata()) for one in dots] == [[0.1, 0.3, 0.2, 0.4], [0.5]]
     texts_inside(figure)
     texts_inside(named)
     means = next(line for line in figure.axes[0].lines if line.get_label() == "a")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llf_ray.config import SettingError, nearest
+from llf_ray.config import SettingError, unknown
 from llf_ray.data.base import PATH, Role, check_settings, found, held_out, located
 from llf_ray.data.files import Files, check_files
 from llf_ray.data.lists import lines, rows
@@ -68,9 +68,7 @@ class ChestXray:
         check_settings(self)
         for finding in self.findings:
             if finding not in FINDINGS:
-                near = nearest(finding, FINDINGS)
-                hint = f"; did you mean {near!r}?" if near else ""
-                raise SettingError(f"findings: {finding!r} is none{hint} (there are: {', '.join(FINDINGS)})")
+                raise unknown("finding", finding, FINDINGS)
         if len(set(self.findings)) != len(self.findings) or not self.findings:
             raise SettingError(f"findings = {self.findings!r}: must be at least one, each once")
 

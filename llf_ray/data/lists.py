@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llf_ray.config import nearest
+from llf_ray.config import unknown
 from llf_ray.data.base import found
 from llf_ray.data.order import Indices
 
@@ -48,9 +48,7 @@ def rows(path: Path, expected: str, columns: Sequence[str]) -> list[dict[str, st
     names = reader.fieldnames or ()
     for column in columns:
         if column not in names:
-            near = nearest(column, names)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise ValueError(f"{path} has no column {column!r}{hint} (there are: {', '.join(names)})")
+            raise unknown(f"{path}: column", column, names)
     found_rows = list(reader)
     for row in found_rows:
         if any(row[column] is None for column in columns):
@@ -83,8 +81,6 @@ def labelled(names: Iterable[str], labels: Mapping[str, int], source: Path) -> I
     found_labels = []
     for name in names:
         if name not in labels:
-            near = nearest(name, labels)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise ValueError(f"{source} names the class {name!r}, which is none of the {len(labels)} classes{hint}")
+            raise unknown(f"{source}: class", name, labels)
         found_labels.append(labels[name])
     return np.asarray(found_labels, dtype=np.int64)

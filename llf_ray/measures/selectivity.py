@@ -13,13 +13,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llf_ray.config import SettingError, check_number
+from llf_ray.config import SettingError, check_number, unknown
 from llf_ray.forget.edit import View
 from llf_ray.forget.groups import Both, Not, Select, layout
 from llf_ray.forget.masks import Bernoulli, Magnitude, MaskSource
@@ -123,17 +123,15 @@ def _mask(mask: MaskName, keep: float, initial: str) -> MaskSource:
             return Bernoulli(keep=keep, fixed=mask == "fixed random", name="probe")
         case "magnitude" | "initial magnitude":
             return Magnitude(keep=keep, scope="tensor", of=initial if mask == "initial magnitude" else "")
-    raise SettingError(
-        f"mask = {mask!r}: must be one of 'new random', 'fixed random', 'magnitude', 'initial magnitude'"
-    )
+    raise unknown("mask", mask, get_args(MaskName))
 
 
 def every_targeted(
     *, keep: float = 0.5, other: Mapping[str, float] | None = None, rewind: str = START
 ) -> tuple[Perturbation, ...]:
     """All sixteen cells: four masks, two fills, kept weights as they are or rewound."""
-    masks: tuple[MaskName, ...] = ("new random", "fixed random", "magnitude", "initial magnitude")
-    fills: tuple[FillName, ...] = ("redraw", "zero")
+    masks: tuple[MaskName, ...] = get_args(MaskName)
+    fills: tuple[FillName, ...] = get_args(FillName)
     return tuple(
         targeted(mask, fill, keep=keep, other=other, rewind=back)
         for back in ("", rewind)

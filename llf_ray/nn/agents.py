@@ -89,8 +89,36 @@ def _one_hot(numbers: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return (numbers[..., None] == torch.arange(count, device=numbers.device)).to(dtype)
 
 
+class _Product(torch.autograd.Function):
+    """Inputs times transposed weights, plus a bias or none.
+
+    Written out with its gradient, for speed: torch's own gradient of a transposed weight lies transposed in memory, and
+    that of every parameter of every seed is then copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.biased = bias is not None
+        return torch.bmm(inputs, weight.mT) if bias is None else torch.baddbmm(bias[:, None], inputs, weight.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        by_inputs = torch.bmm(slopes, weight) if ctx.needs_input_grad[0] else None
+        return by_inputs, torch.bmm(slopes.mT, inputs), slopes.sum(1) if ctx.biased else None
+
+
 def _linear(weights: Weights, name: str, inputs: Tensor) -> Tensor:
-    return torch.baddbmm(weights[f"{name}.bias"][:, None], inputs, weights[f"{name}.weight"].mT)
+    product: Tensor = _Product.apply(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    return product
+
+
+def _pushed(weights: Weights, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What a hidden state adds to the gates."""
+    product: Tensor = _Product.apply(hidden, weights["cell.weight_hh"], bias)
+    return product
 
 
 def _embed(weights: Weights, objects: Tensor, rectify: bool) -> Tensor:
@@ -126,8 +154,13 @@ class _Gates(torch.autograd.Function):
         pass_in, keep, _, pass_out = squashed.chunk(4, -1)
         by_cell = torch.addcmul(by_cell, by_hidden * pass_out, 1 - seen * seen)
         # the slope of a sigmoid s is s (1 - s); that of tanh x = 2 s(2 x) - 1 is four times that
-        by_values = torch.cat([by_cell * new, by_cell * before, by_cell * pass_in * 4, by_hidden * seen], -1)
-        return by_values.mul_(torch.addcmul(squashed, squashed, squashed, value=-1)), by_cell * keep
+        by_gates = torch.addcmul(squashed, squashed, squashed, value=-1)
+        by_in, by_keep, by_new, by_out = by_gates.chunk(4, -1)
+        by_in.mul_(by_cell).mul_(new)
+        by_keep.mul_(by_cell).mul_(before)
+        by_new.mul_(by_cell).mul_(pass_in).mul_(4)
+        by_out.mul_(by_hidden).mul_(seen)
+        return by_gates, by_cell * keep
 
 
 def _said(weights: Weights) -> Tensor:
@@ -160,10 +193,9 @@ def speak(
     # up to the first symbol only the object counts: where there are many games, each object is looked at once
     shared = targets.shape[1] >= 2 * len(objects)
     code = _embed(weights, objects if shared else objects[targets], rectify)
-    bias = (weights["cell.bias_ih"] + weights["cell.bias_hh"])[:, None]
-    recurrent, said = weights["cell.weight_hh"].mT, _said(weights)
-    hidden, cell = _Gates.apply(torch.baddbmm(bias, code, recurrent), code if rectify else torch.zeros_like(code))
-    parts = [_linear(weights, "out", hidden), cell, torch.bmm(hidden, recurrent)]
+    bias, said = weights["cell.bias_ih"] + weights["cell.bias_hh"], _said(weights)
+    hidden, cell = _Gates.apply(_pushed(weights, code, bias), code if rectify else torch.zeros_like(code))
+    parts = [_linear(weights, "out", hidden), cell, _pushed(weights, hidden)]
     if shared:
         # a product, not an index: its gradient adds up in one order on every device
         which = _one_hot(targets, len(objects), code.dtype)
@@ -179,7 +211,7 @@ def speak(
         hidden, cell = _Gates.apply(torch.baddbmm(pushed, heard, said), cell)
         scores.append(_linear(weights, "out", hidden))
         if place + 2 < length:
-            pushed = torch.bmm(hidden, recurrent)
+            pushed = _pushed(weights, hidden)
     return torch.stack(messages, -1), torch.stack(scores, -2)
 
 
@@ -210,7 +242,7 @@ def _read(weights: Weights, said: Tensor, messages: Tensor) -> Tensor:
     for place, symbols in enumerate(messages.unbind(-1)):
         gates = torch.bmm(_one_hot(symbols, said.shape[1], said.dtype), said)
         if place:
-            gates = gates + torch.bmm(hidden, weights["cell.weight_hh"].mT)
+            gates = gates + _pushed(weights, hidden)
         hidden, cell = _Gates.apply(gates, cell)
     return hidden
 
@@ -220,7 +252,7 @@ def _read_all(weights: Weights, said: Tensor, length: int) -> Tensor:
     seeds, num_symbols, gates = said.shape
     hidden, cell = _Gates.apply(said, said.new_zeros(1, 1, gates // 4).expand(seeds, num_symbols, -1))
     for _ in range(length - 1):
-        pushed = torch.bmm(hidden, weights["cell.weight_hh"].mT)
+        pushed = _pushed(weights, hidden)
         longer = (pushed[:, :, None] + said[:, None]).reshape(seeds, -1, gates)
         hidden, cell = _Gates.apply(longer, cell.repeat_interleave(num_symbols, 1))
     return hidden

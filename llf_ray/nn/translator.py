@@ -15,8 +15,8 @@ class Translator(nn.Module):
 
     One network for every direction: the first word that the decoder gets names the language to write (Johnson et al.
     2017, arXiv:1611.04558, put such a word into the source). What both directions have in common is learned once, and
-    a plan that forgets a part of the network forgets it for both. A sequence ends behind its last word that is not
-    ``padding``; what stands there changes nothing.
+    a plan that forgets a part of the network forgets it for both. ``padding`` stands behind a sequence's last word
+    and changes nothing.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class Translator(nn.Module):
         return self._write(words, memory, state, source == self.padding)[0]
 
     def translate(self, source: Tensor, begin: Tensor, limit: int, end: int) -> Tensor:
-        """The likeliest word at each place, (batch, ``limit``), padding behind the first ``end``.
+        """The likeliest word at each place, (batch, ``limit``), padding behind the first ``end`` and nowhere else: what
+        is written can be read as a ``source``.
 
         ``begin`` holds the word that names the direction, (batch,). The number of steps does not depend on what is
         written: where weights are split over ranks, all of them make each step together.
@@ -52,6 +53,7 @@ class Translator(nn.Module):
         over = torch.zeros_like(begin, dtype=torch.bool)
         for _ in range(limit):
             scores, state = self._write(words, memory, state, blank)
+            scores[..., self.padding] = float("-inf")
             words = scores.argmax(2).masked_fill(over[:, None], self.padding)
             over = over | (words[:, 0] == end)
             found.append(words)

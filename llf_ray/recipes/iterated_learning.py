@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from llf_ray.config import check_number
 from llf_ray.forget.groups import Either, Select
 from llf_ray.forget.operations import Forget
-from llf_ray.plan import Curve, DataRule, Generate, Length, Objective, Phase, Rule
+from llf_ray.plan import TRANSCRIPTS, Curve, DataRule, Generate, Length, Objective, Phase, Rule
 
-__all__ = ["TRANSCRIPTS", "NeuralIteratedLearning"]
+__all__ = ["NeuralIteratedLearning"]
 
-TRANSCRIPTS = "transcripts"  # the store of what the last sender said, and the task's name for it
 CONSTANT = Curve(shape="constant", over="run")
 
 
@@ -27,6 +26,8 @@ class NeuralIteratedLearning:
     The code's schedule, at a constant rate: 80 generations of 200 + 2,800 steps of the game and 1,200 single pairs. A
     sender's optimizer state goes from imitation into the game. A generation begins with the transcripts of the one
     before, so that a run ends with players that have played.
+
+    ``sender`` and ``receiver`` are the names of the two modules; those of the language game are called so.
     """
 
     generations: int = 80

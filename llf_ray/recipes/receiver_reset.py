@@ -17,10 +17,12 @@ __all__ = ["ReceiverReset"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiverReset:
-    """``module`` is initialised anew at the start of every generation but the first; the rest learns on.
+    """The receiver is initialised anew at the start of every generation but the first; the rest learns on.
 
     The paper's code builds the optimizers of both players anew with it, at a constant rate. Published: 50 lives of
     6,000 steps of 100 games, which are 60 epochs of 10,000 games.
+
+    ``module`` is the name of the receiver's module.
     """
 
     generations: int = 50

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from llf_ray.config import check_number
 from llf_ray.forget.groups import Select
 from llf_ray.forget.operations import Forget, Snapshot
-from llf_ray.plan import Curve, DataRule, Generate, Length, Objective, Phase, Rule
+from llf_ray.plan import MESSAGES, Curve, DataRule, Generate, Length, Objective, Phase, Rule
 
 __all__ = ["SeededIteratedLearning"]
 
 STUDENT = "student"  # the store of the players before the teacher plays on
-MESSAGES = "messages"  # the store of what the teacher says, and the task's name for it
 CONSTANT = Curve(shape="constant", over="run")
 EVERYTHING = Select(name="all weights")
 
@@ -30,6 +29,8 @@ class SeededIteratedLearning:
 
     The paper's lengths are not in its abstract; of its order, 1,000, 400 and 400, are the defaults here. Every part has
     a new optimizer at a constant rate.
+
+    ``sender`` and ``receiver`` are the names of the two modules; those of the language game are called so.
     """
 
     generations: int = 20

@@ -38,10 +38,14 @@ class Found:
     why: str = ""
 
 
-def judge(difference: Against | None, *, positive: bool = True, scale: float = 100.0) -> tuple[str, Verdict, str]:
-    """(ours, verdict, why) of the claim that a paired difference is above zero (below where not ``positive``).
+def judge(
+    difference: Against | None, *, positive: bool = True, least: float = 0.0, scale: float = 100.0
+) -> tuple[str, Verdict, str]:
+    """(ours, verdict, why) of the claim that a paired difference is above ``least`` (where not ``positive``, below its
+    negative).
 
-    Reproduced where the 95 % interval lies on the claimed side of zero. ``scale`` 100 shows points of per cent.
+    Reproduced where the whole 95 % interval lies beyond that margin on the claimed side. ``scale`` 100 shows points of
+    per cent.
     """
     if difference is None or difference.mean is None:
         return "not measured", "cannot be tested here", "the trainings that it needs have not finished"
@@ -50,12 +54,16 @@ def judge(difference: Against | None, *, positive: bool = True, scale: float = 1
         return ours, "cannot be tested here", "an interval needs three seeds"
     low, high = difference.interval if positive else (-difference.interval[1], -difference.interval[0])
     mean = difference.mean if positive else -difference.mean
-    if low > 0:
+    if low > least:
         return ours, "reproduced", ""
     if high < 0:
         return ours, "not reproduced", "the difference has the other sign"
-    seen = "has the claimed sign" if mean > 0 else "has the other sign"
-    return ours, "not reproduced", f"within the noise of seeds: the mean {seen}, the interval holds zero"
+    margin = f"{scale * least:g}" if least else "zero"
+    if high < least:
+        return ours, "not reproduced", f"the difference is less than {margin}"
+    beside = f"is {'more' if mean > least else 'less'} than {margin}" if least else "has the claimed sign"
+    seen = beside if mean > 0 else "has the other sign"
+    return ours, "not reproduced", f"within the noise of seeds: the mean {seen}, the interval holds {margin}"
 
 
 def _words(difference: Against, scale: float) -> str:

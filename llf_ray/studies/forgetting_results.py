@@ -756,17 +756,17 @@ def _draw(folder: Path, found: Findings) -> list[Path]:
     ]
     swept = [(share, arm) for arm, share in sorted(found.shares.items(), key=lambda pair: pair[1]) if found.test(arm)]
     if swept:
-        points = tuple((place, tuple(found.test(arm).values())) for place, (_, arm) in enumerate(swept))
-        drawn.append(
-            figures.sweep(
-                "How much to forget in each generation",
-                [figures.Series(label="test", points=points)],
-                folder / "share_sweep.png",
-                across="convolution and linear weights redrawn: where, and their share",
-                up="test accuracy",
-                names=[f"{_where(arm, found.study.budget.threshold)}\n{100 * share:.3g} %" for share, arm in swept],
-            )
+        tests = [tuple(found.test(arm).values()) for _, arm in swept]
+        panel = figures.Courses(
+            title="How much to forget in each generation",
+            time="convolution and linear weights redrawn: where, and their share",
+            measure="test accuracy",
+            metric="accuracy",
+            courses=[figures.Course(label="test", times=range(len(swept)), values=tests)],
+            dots=True,
+            names=[f"{_where(arm, found.study.budget.threshold)}\n{100 * share:.3g} %" for share, arm in swept],
         )
+        drawn.append(figures.courses([panel], folder / "share_sweep.png"))
     if any(values for of in found.sparse.values() for values in of.values()):
         drawn.append(_draw_sparse(folder, found))
     drawn += _draw_networks(folder, found)
@@ -782,24 +782,26 @@ def _where(arm: str, threshold: str) -> str:
 
 def _draw_sparse(folder: Path, found: Findings) -> Path:
     names = {"pruning": "magnitude, rewound", "pruning_random": "random places", "pruning_reinit": "drawn anew"}
-    series = [
-        figures.Series(
-            label=names.get(arm, arm),
-            points=tuple((density, tuple(values.values())) for density, values in of.items() if values),
-        )
-        for arm, of in found.sparse.items()
-    ]
+    courses = [_course(names.get(arm, arm), of) for arm, of in found.sparse.items()]
     dense = found.sparse.get("pruning", {}).get(1.0, {})
     level = ("dense, one level", float(np.mean(list(dense.values())))) if dense else None
-    return figures.sweep(
-        "Pruning: what is left, level by level",
-        [one for one in series if one.points],
-        folder / "sparsity.png",
-        across="share of prunable weights alive",
-        up="validation accuracy",
-        logarithmic=True,
+    panel = figures.Courses(
+        title="Pruning: what is left, level by level",
+        time="share of prunable weights alive",
+        measure="validation accuracy",
+        metric="accuracy",
+        courses=[course for course in courses if course.times],
+        dots=True,
+        shares=True,
         level=level,
     )
+    return figures.courses([panel], folder / "sparsity.png")
+
+
+def _course(label: str, found: Mapping[Any, Mapping[int, float]]) -> figures.Course:
+    """Values by seed at each place of an axis; places without any are left out."""
+    there = {place: tuple(values.values()) for place, values in found.items() if values}
+    return figures.Course(label=label, times=list(there), values=list(there.values()))
 
 
 def _draw_networks(folder: Path, found: Findings) -> list[Path]:
@@ -828,21 +830,17 @@ def _draw_networks(folder: Path, found: Findings) -> list[Path]:
 
 
 def _draw_probes(folder: Path, found: Findings) -> Path:
-    series = [
-        figures.Series(
-            label=name,
-            points=tuple((step, tuple(values.values())) for step, values in of["selectivity/mislabelled"].items()),
-        )
-        for name, of in found.probed.items()
-        if of.get("selectivity/mislabelled")
-    ]
-    return figures.sweep(
-        "Targeted forgetting: retention of clean less mislabelled examples",
-        series,
-        folder / "selectivity.png",
-        across="optimizer steps",
-        up="selectivity",
-        metric="selectivity",
+    panel = figures.Courses(
+        title="Targeted forgetting: retention of clean less mislabelled examples",
+        time="optimizer steps",
+        measure="selectivity",
+        courses=[
+            _course(name, of["selectivity/mislabelled"])
+            for name, of in found.probed.items()
+            if of.get("selectivity/mislabelled")
+        ],
+        dots=True,
         level=("no selectivity", 0.0),
         limits=(-1.0, 1.0),
     )
+    return figures.courses([panel], folder / "selectivity.png")

@@ -2,18 +2,15 @@
 
 Five methods play the same game with the same seeds for the same number of game steps: no forgetting, receiver reset,
 partial balanced forgetting, neural and seeded iterated learning. Every arm is one run in which all seeds are learned
-side by side, with the local engine; arms go side by side in processes. What a folder holds already is not done again.
+side by side; arms go side by side, one worker each. What is finished is never trained or measured again, so the same
+command carries a stopped study on.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from llf_ray import figures
-from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError, check_number, from_plain, to_plain, unknown
 from llf_ray.display import duration
 from llf_ray.engine.base import EngineSettings, Optim
-from llf_ray.engine.local import LocalEngine
-from llf_ray.engine.team import Team
 from llf_ray.journal import Tracking, read, replace_text
 from llf_ray.measures.language import ease_of_teaching
 from llf_ray.measures.mixed_language import probe_mixed_language
@@ -40,14 +34,24 @@ from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
 from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
+from llf_ray.studies.claims import judge
 from llf_ray.studies.compare import Against, against
-from llf_ray.studies.price import threads
 from llf_ray.tasks.language_game import LanguageGame, li_bowling
-from llf_ray.train.adviser import Adviser
 from llf_ray.train.folder import create, open_run
-from llf_ray.train.loop import train
+from llf_ray.train.state import Run
+from llf_ray.train.worker import Outcome
 
-__all__ = ["SIZES", "TABLE", "LanguageStudy", "conclusions", "markdown", "run_study", "study_of"]
+__all__ = [
+    "SIZES",
+    "LanguageStudy",
+    "begin",
+    "carry_out",
+    "conclusions",
+    "markdown",
+    "measure",
+    "study_of",
+    "write",
+]
 
 SIZES = ("quick", "small")
 NONE, RESET, PARTIAL, NEURAL, SEEDED = (
@@ -205,51 +209,63 @@ def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
 # ----------------------------------------------------------------------------------------------------------- carry out
 
 
-def run_study(
-    size: str,
-    folder: Path,
-    *,
-    num_seeds: int | None = None,
-    processes: int | None = None,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Do what the folder lacks of the study, then write table, numbers and figures into it; the result as plain data.
+def begin(study: LanguageStudy, folder: Path) -> list[Run]:
+    """Make the folder the study's; its trainings, the longest first: begun anew, or opened where an earlier call has
+    made them.
 
     Raises:
         SettingError: the folder holds another study, or settings that cannot work.
-        RuntimeError: an arm failed.
     """
-    study = study_of(size, num_seeds)
     _claim(study, folder)
-    begun, names = time.time(), list(study.arms())
-    waiting = [name for name in [*names, PROBE] if not _done(folder, name)]
-    if waiting:
-        number = max(1, min(processes or os.cpu_count() or 1, len(waiting)))
-        say(f"{len(waiting)} of {len(names) + 1} parts to do, {number} at a time")
-        for name, words in _carried_out(study, folder, _longest_first(waiting), number):
-            say(f"{name.removesuffix('.json')}: {words} ({duration(time.time() - begun)} so far)")
-    seconds = _seconds(folder, time.time() - begun if waiting else 0.0)
-    result = {**collect(study, folder), "seconds": seconds}
+    arms, runs = study.arms(), []
+    for name in sorted(arms, key=lambda name: (name.startswith("base"), name not in (NEURAL, SEEDED))):
+        place = _run_folder(folder, name)
+        there = (place / "run.json").exists()
+        runs.append(open_run(place) if there else create(prepare(arms[name]), place))
+    return runs
+
+
+def carry_out(
+    study: LanguageStudy,
+    folder: Path,
+    runs: list[Run],
+    *,
+    display: bool = True,
+    verbose: bool = False,
+    on_signal: Callable[[int], None] | None = None,
+    say: Callable[[str], object] = lambda words: None,
+) -> list[Outcome]:
+    """Train what is unfinished, then measure languages and probe, side by side; how each training ended."""
+    from llf_ray.cluster.apart import execute_apart, map_apart
+
+    begun, log_file = time.time(), folder / "driver.log"
+    try:
+        outcomes = execute_apart(
+            runs, title=folder.name, display=display, verbose=verbose, log_file=log_file, on_signal=on_signal
+        )
+        if any(outcome.state != "finished" for outcome in outcomes):
+            return outcomes
+        left = [(study, str(folder), name) for name in (PROBE, *study.arms()) if not _measured(folder, name)]
+        map_apart(
+            measure,
+            left,
+            runs[0].config.resources,
+            log_file=log_file,
+            on_end=lambda number: say(f"measured {number} of {len(left)} parts"),
+        )
+        return outcomes
+    finally:
+        _spend(folder, time.time() - begun)
+
+
+def write(study: LanguageStudy, folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Write the table, the numbers and the figures of a study that was carried out; the numbers as plain data, and
+    what was written.
+    """
+    result = collect(study, folder)
     replace_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
     replace_text(folder / TABLE, markdown(result))
-    draw(result, folder)
-    return result
-
-
-def _carried_out(study: LanguageStudy, folder: Path, names: Sequence[str], number: int) -> Iterator[tuple[str, str]]:
-    """Name and outcome of each part as it ends; one at a time in this process, several in processes of their own."""
-    if number == 1:
-        with threads(1):
-            yield from ((name, _carry_out(study, folder, name)) for name in names)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(number, spawn, _begin_process, (os.getpid(),)) as pool:
-        parts = {pool.submit(_carry_out, study, folder, name): name for name in names}
-        yield from ((parts[part], part.result()) for part in as_completed(parts))
-
-
-def _longest_first(names: Sequence[str]) -> list[str]:
-    return sorted(names, key=lambda name: (name == PROBE, name.startswith("base"), name not in (NEURAL, SEEDED)))
+    return result, [folder / TABLE, folder / RESULT, *draw(result, folder)]
 
 
 def _claim(study: LanguageStudy, folder: Path) -> None:
@@ -258,63 +274,40 @@ def _claim(study: LanguageStudy, folder: Path) -> None:
     if (folder / STUDY).exists():
         if json.loads((folder / STUDY).read_text())["settings"] != json.loads(json.dumps(plain)):
             raise SettingError(
-                f"folder {str(folder)!r} holds a language study with other settings; choose another --folder"
+                f"folder {str(folder)!r} holds a language study with other settings; choose another --name or --folder"
             )
         return
     if folder.exists() and any(folder.iterdir()):
-        raise SettingError(f"folder {str(folder)!r} exists and holds no language study; choose another --folder")
+        raise SettingError(
+            f"folder {str(folder)!r} exists and holds no language study; choose another --name or --folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / STUDY, json.dumps({"settings": plain, "seconds": 0.0}, indent=1))
 
 
-def _seconds(folder: Path, more: float) -> float:
-    """Seconds of all sessions together."""
+def _spend(folder: Path, more: float) -> None:
+    """Add to the seconds that all calls have taken together."""
     about = json.loads((folder / STUDY).read_text())
-    about["seconds"] += more
-    replace_text(folder / STUDY, json.dumps(about, indent=1))
-    return float(about["seconds"])
+    replace_text(folder / STUDY, json.dumps({**about, "seconds": about["seconds"] + more}, indent=1))
 
 
 def _run_folder(folder: Path, arm: str) -> Path:
     return folder / "runs" / arm.replace(": ", "-").replace(" ", "-")
 
 
-def _done(folder: Path, name: str) -> bool:
+def _measured(folder: Path, name: str) -> bool:
     return (folder / PROBE if name == PROBE else _run_folder(folder, name) / TEACHING).exists()
 
 
-def _begin_process(parent: int) -> None:
-    """A process of the study has one thread, and ends when the one that started it has gone."""
-    torch.set_num_threads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _carry_out(study: LanguageStudy, folder: Path, name: str) -> str:
-    """One arm and what is measured on its languages, or the probe; in words."""
+def measure(asked: tuple[LanguageStudy, str, str]) -> None:
+    """Measure how easily the languages of a finished arm (study, folder, name) are taught, or take the probe, and write
+    what was found.
+    """
+    study, folder, name = asked[0], Path(asked[1]), asked[2]
     if name == PROBE:
-        return _probe(study, folder)
-    place, config = _run_folder(folder, name), study.arms()[name]
-    outcome = read_outcome(place)
-    if outcome is None or outcome.state != "finished":
-        run = open_run(place) if (place / "run.json").exists() else create(prepare(config), place)
-        engine = LocalEngine(config.task.build(config.seed), run.groups, config.optim, config.engine)
-        advice = Adviser(run.folder, run.plan)
-        try:
-            outcome = train(run, engine, advice, Team.alone())
-        finally:
-            advice.journal.close()
-            engine.close()
-        write_outcome(place, outcome)
-    if outcome.state != "finished":
-        raise RuntimeError(f"{name}: {outcome.message}")
-    _teach(study, config, place)
-    return f"finished, {outcome.step:,} optimizer steps in {duration(sum(outcome.seconds.values()))}"
+        _probe(study, folder)
+    else:
+        _teach(study, study.arms()[name], _run_folder(folder, name))
 
 
 def _teach(study: LanguageStudy, config: RunConfig, place: Path) -> None:
@@ -339,7 +332,7 @@ def _teach(study: LanguageStudy, config: RunConfig, place: Path) -> None:
     replace_text(place / TEACHING, json.dumps(plain))
 
 
-def _probe(study: LanguageStudy, folder: Path) -> str:
+def _probe(study: LanguageStudy, folder: Path) -> None:
     base = study.base
     found = probe_mixed_language(
         base.meanings(),
@@ -356,7 +349,6 @@ def _probe(study: LanguageStudy, folder: Path) -> str:
         "retention": {name: found.retention(name).tolist() for name in found.after},
     }
     replace_text(folder / PROBE, json.dumps(plain))
-    return "finished"
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -374,6 +366,7 @@ def collect(study: LanguageStudy, folder: Path) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "arms": arms,
         "probe": {**probe, "selectivity": _selectivity(probe)},
+        "seconds": json.loads((folder / STUDY).read_text())["seconds"],
     }
 
 
@@ -473,14 +466,10 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(claim: str, found: Mapping[str, Any], least: float) -> str:
-    mean, (low, high) = found["mean"], found["interval"]
-    if mean >= least and mean > 0 and low > 0:
-        word = "reproduced"
-    elif high < max(least, 0.0) or (high <= 0):
-        word = "not reproduced"
-    else:
-        word = "undecided"
-    return f"{claim}: {word}, {_with_interval(found, sign=True)}."
+    """In the words of `claims.judge`, whose rule it is."""
+    by_seed = {int(seed): value for seed, value in found["by_seed"].items()}
+    ours, verdict, why = judge(against(by_seed, dict.fromkeys(by_seed, 0.0)), least=least, scale=1.0)
+    return f"{claim}: {verdict}, {ours}{f'; {why}' if why else ''}."
 
 
 def _with_interval(found: Mapping[str, Any], *, sign: bool = False) -> str:
@@ -567,7 +556,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 time="steps of the game",
                 measure="topographic similarity",
                 courses=[
-                    figures.Course(label=name, times=arm["curve"]["steps"], values=np.array(arm["curve"]["values"]).T)
+                    figures.Course(label=name, times=arm["curve"]["steps"], values=arm["curve"]["values"])
                     for name, arm in arms.items()
                 ],
             )
@@ -581,7 +570,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
                     figures.Course(
                         label=name,
                         times=np.arange(1, 1 + len(arm["teaching"][0])).tolist(),
-                        values=_smooth(np.array(arm["teaching"])),
+                        values=_smooth(np.array(arm["teaching"])).T.tolist(),
                     )
                     for name, arm in arms.items()
                 ],
@@ -595,7 +584,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             measure="kept",
             top=1.1,
             courses=[
-                figures.Course(label=label, times=probe["steps"], values=np.array(values)[..., half])
+                figures.Course(label=label, times=probe["steps"], values=np.array(values)[..., half].T.tolist())
                 for half, label in enumerate(("compositional half", "holistic half"))
             ],
         )

@@ -67,6 +67,8 @@ class Task(Protocol):
     #   `batches` does, for `loss` or for ``imitate(model, batch)``, which gives what `loss` gives.
     #   ``check_pass(operation)`` raises a SettingError for a pass that it cannot carry out;
     #   ``run_pass(model, operation, batches)`` changes the model's buffers, never its parameters.
+    #   ``check_batch(batch, micro)`` raises a SettingError where an optimizer step on the task's own data cannot have
+    #   ``batch`` items in micro-batches of ``micro``: for losses that hold the items of a batch against one another.
     #   ``ask_at_least``, the fewest optimizer steps between two questions to the scheduler, for epochs of few steps.
 
     def initial(self, seed: int) -> nn.Module:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llf_ray.config import SettingError, check_number, nearest
+from llf_ray.config import SettingError, check_number, unknown
 from llf_ray.data.augment import Augment, Scaling, TimmAugment, timm_transform
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, DataSet, Items, Role, Stack, square, stacked
 from llf_ray.data.loading import ImageBatch, from_files, from_memory, mixed
@@ -227,9 +227,7 @@ class Classification:
 
     def check_pass(self, operation: Pass) -> None:
         if operation.what not in PASSES:
-            near = nearest(operation.what, PASSES)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise SettingError(f"pass {operation.what!r} does not exist{hint} (there are: {', '.join(PASSES)})")
+            raise unknown("pass", operation.what, PASSES)
         if operation.what == RECALIBRATE:
             return
         with torch.device("meta"):

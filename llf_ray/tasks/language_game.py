@@ -23,14 +23,17 @@ from llf_ray.data.base import Role
 from llf_ray.data.order import Draw, Indices, below, bits, order, uniform
 from llf_ray.measures.language import DEFINITIONS, distinct_messages, topographic_similarity
 from llf_ray.nn.agents import Agents, chosen
+from llf_ray.plan import MESSAGES, TRANSCRIPTS
 from llf_ray.tasks.base import Tally
 
 __all__ = ["Games", "LanguageGame", "Lesson", "li_bowling", "tiny"]
 
 # words that keep the streams of this file apart, from each other and from other users of the same seed
 _WEIGHTS, _HELD_OUT, _TARGETS, _CANDIDATES, _SYMBOLS, _CHOICES, _PAIRS, _NOISE, _FEEDBACK = range(101, 110)
-_SCORED = {"validation": 1, "test": 2}  # part of the key of scored games, which are the same at every scoring
-TRANSCRIPTS, MESSAGES = "transcripts", "messages"  # what can be generated
+_SCORED: dict[Role, int] = {
+    "validation": 1,
+    "test": 2,
+}  # part of the key of scored games, which are the same at every scoring
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,20 +84,23 @@ class LanguageGame:
     H summed over symbols. ``credit`` says what the receiver's p is relative to: "choice", to its other candidates;
     "batch", to what was chosen in the games beside it, which Ren et al.'s code computes (a softmax over the other
     axis): gradients of won and lost games then balance like rewards less their mean, and without it hardly anything is
-    learned in a generation of theirs. It looks at the games of one micro-batch, so it wants them undivided.
+    learned in a generation of theirs. It looks at the games of one micro-batch: a step that is divided over workers or
+    by accumulation is refused.
 
     Unlike that code, the entropy counts all symbols, not the last one alone, and held-out objects are handed on to no
     new sender.
 
     An epoch is ``games`` games of every seed. Held-out objects are another draw for every seed; training meets them
-    neither as targets nor as candidates.
+    neither as targets nor as candidates. Validation has one half of them and test the other, which is the larger of
+    odd numbers; validation does not meet test's. Where ``held_out`` is 0 both play about the training objects. What
+    the language is like is measured over all objects in both, as it was published.
     """
 
     attributes: tuple[int, ...] = (8, 8)  # values of each
     symbols: int = 8
     length: int = 2
     candidates: int = 15
-    held_out: int = 8  # objects
+    held_out: int = 8  # objects: one part is validation's, one test's
     hidden: int = 128
     rectify: bool = True  # Ren et al.'s agents; else Li & Bowling's
     targets: Literal["each", "random"] = "each"
@@ -116,6 +122,8 @@ class LanguageGame:
         for name in ("sender_entropy", "receiver_entropy"):
             check_number(name, getattr(self, name), low=0)
         check_number("held_out", self.held_out, low=0, high=self.num_objects - 2)
+        if self.held_out == 1:
+            raise SettingError("held_out = 1: must be 0, or 2 or more: validation and test have objects of their own")
         check_number("candidates", self.candidates, low=2, high=self.num_objects - self.held_out)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise SettingError(f"seeds = {self.seeds!r}: one or more, each once, 0 or above")
@@ -146,6 +154,24 @@ class LanguageGame:
 
     def prepare(self) -> None:
         """Nothing outside the settings is needed."""
+
+    def check_batch(self, batch: int, micro: int) -> None:
+        """What depends on all games of an optimizer step wants them together, in one micro-batch.
+
+        Raises:
+            SettingError: the games of a step are divided, or too few or many for each object to be a target once.
+        """
+        if self.targets == "each" and batch != self.num_trained:
+            raise SettingError(
+                f"engine.batch = {batch}: must be {self.num_trained}, the number of training objects, each of which is "
+                "a target once a batch (task.targets = 'each')"
+            )
+        if self.credit == "batch" and micro != batch:
+            raise SettingError(
+                f"engine.batch = {batch} comes in micro-batches of {micro}: with task.credit = 'batch' the games of a "
+                f"step are held against one another, so they must be one of {batch}: resources.workers = 1 and "
+                "engine.accumulation = 1"
+            )
 
     # ------------------------------------------------------------------------------------------------------- the agents
 
@@ -179,7 +205,7 @@ class LanguageGame:
     # -------------------------------------------------------------------------------------------------------- the games
 
     def num_items(self, role: Role) -> int:
-        return self.games if role == "train" else self.scored_rounds * self.num_objects
+        return self.games if role == "train" else self.scored_rounds * (self.num_trained + _held(self, role).shape[1])
 
     def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[Games]:
         key: tuple[int, ...] | None = None
@@ -224,8 +250,8 @@ class LanguageGame:
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Games) -> Mapping[str, Tally]:
-        """Accuracy on training objects among such and on held-out ones among all, and what the language is like, as
-        means over seeds and for each seed.
+        """Accuracy on training objects among such and on the role's held-out ones among all (on validation all but
+        test's), and what the language is like, as means over seeds and for each seed.
 
         Agents say and choose what they think most probable. What does not add up over batches counts with the batch
         that holds the first game.
@@ -336,9 +362,16 @@ def li_bowling(**changes: Any) -> LanguageGame:
 def _trained(game: LanguageGame) -> NDArray[np.bool_]:
     """Which objects training meets, (S, N)."""
     kept = np.ones((len(game.seeds), game.num_objects), dtype=bool)
-    for row, seed in zip(kept, game.seeds, strict=True):
-        row[np.argsort(bits((_HELD_OUT, seed), np.arange(game.num_objects)))[: game.held_out]] = False
+    for role in _SCORED:
+        np.put_along_axis(kept, _held(game, role), False, axis=1)
     return kept
+
+
+def _held(game: LanguageGame, role: Role) -> Indices:
+    """Held-out objects of a role, (S, number): validation's are the first half of a draw, test's the rest."""
+    mixed = np.stack([np.argsort(bits((_HELD_OUT, seed), np.arange(game.num_objects))) for seed in game.seeds])
+    half = game.held_out // 2
+    return mixed[:, :half] if role == "validation" else mixed[:, half : game.held_out]
 
 
 def _uniforms(game: LanguageGame, word: int, key: tuple[int, ...], number: int) -> NDArray[np.float64]:
@@ -409,11 +442,16 @@ def _drawn(game: LanguageGame, targets: Indices, offered: NDArray[np.bool_], key
 
 @lru_cache(maxsize=8)
 def _scored(game: LanguageGame, role: Role) -> Games:
-    """Every object a few times: training objects among such, held-out ones among all."""
-    objects = np.tile(np.arange(game.num_objects), game.scored_rounds)
-    pool = _trained(game)
-    targets = np.broadcast_to(objects, (len(pool), len(objects))).copy()
-    offered = _candidates(game, targets, pool[:, None] | ~pool[:, objects, None], (_SCORED[role],))
+    """Every training object among such, and every held-out one of the role among all (but test's, on validation), a few
+    times each.
+    """
+    pool, own = _trained(game), _held(game, role)
+    others = pool.copy() if role == "validation" else np.ones_like(pool)
+    np.put_along_axis(others, own, True, axis=1)
+    known = np.stack([np.flatnonzero(kept) for kept in pool])
+    targets = np.tile(np.concatenate([known, own], 1), (1, game.scored_rounds))
+    trained = np.take_along_axis(pool, targets, 1)
+    offered = _candidates(game, targets, np.where(trained[..., None], pool[:, None], others[:, None]), (_SCORED[role],))
     return Games(torch.from_numpy(targets), torch.from_numpy(offered), None, None)
 
 

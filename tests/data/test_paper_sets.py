@@ -487,7 +487,7 @@ def test_both_archives_of_chests_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("findings", "message"),
     [
-        (("Masses",), "'Masses' is none; did you mean 'Mass'"),
+        (("Masses",), "finding 'Masses' does not exist; did you mean 'Mass'"),
         (("Mass", "Mass"), "must be at least one, each once"),
         ((), "must be at least one, each once"),
     ],
@@ -540,7 +540,7 @@ LIES = {
         tiny_imagenet,
         lambda root: replaced(root / "val/val_annotations.txt", "n02124075", "n02124076"),
         "test",
-        r"val_annotations\.txt names the class 'n02124076', .*did you mean 'n02124075'",
+        r"val_annotations\.txt: class 'n02124076' does not exist; did you mean 'n02124075'",
     ),
     "tiny: an annotation without a class": (
         tiny_imagenet,
@@ -654,7 +654,7 @@ LIES = {
         indoor,
         lambda root: replaced(root / "TestImages.txt", "bakery/", "bakeries/"),
         "test",
-        r"TestImages\.txt names the class 'bakeries', which is none of the 3 classes; did you mean 'bakery'",
+        r"TestImages\.txt: class 'bakeries' does not exist; did you mean 'bakery'",
     ),
     "indoor: a line without a room": (
         indoor,
@@ -720,7 +720,7 @@ LIES = {
             root / "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv", "AKIEC", "AKIECS"
         ),
         "train",
-        r"has no column 'AKIEC'; did you mean 'AKIECS'\? \(there are: image, MEL",
+        r"column 'AKIEC' does not exist; did you mean 'AKIECS'\? \(there are: image, MEL",
     ),
     "isic: an image that is not there": (
         isic,

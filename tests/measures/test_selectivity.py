@@ -166,7 +166,7 @@ def test_what_cannot_work_is_said() -> None:
         Probe(perturbations=(cell,))
     with pytest.raises(SettingError, match="two are called"):
         Probe(perturbations=(targeted("magnitude", "zero"), targeted("magnitude", "zero")))
-    with pytest.raises(SettingError, match="mask = 'magnitudes'"):
+    with pytest.raises(SettingError, match="mask 'magnitudes' does not exist; did you mean 'magnitude'"):
         targeted("magnitudes", "zero")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=r"hardest = 0\.7"):
         Probe(perturbations=(), hardest=0.7)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llf_ray.forget.groups import layout
-from llf_ray.nn.agents import FORBIDDEN, Agents, _Gates, chosen
+from llf_ray.nn.agents import FORBIDDEN, Agents, _Gates, _Product, chosen
 
 OBJECTS = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0.0]]).double()
 SYMBOLS, HIDDEN = 3, 4
@@ -84,6 +84,17 @@ def test_the_written_out_gradient_of_a_cell_is_the_true_one() -> None:
     gates = torch.randn(2, 3, 20, generator=random, dtype=torch.float64, requires_grad=True)
     cell = torch.randn(2, 3, 5, generator=random, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(_Gates.apply, (gates, cell))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_written_out_gradient_of_a_product_is_the_true_one_and_lies_as_the_weight_does(biased: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 4), (2, 5, 4), (2, 5))
+    inputs, weight, bias = (torch.randn(s, generator=random, dtype=torch.float64, requires_grad=True) for s in shapes)
+    given = (inputs, weight, bias if biased else None)
+    assert torch.autograd.gradcheck(_Product.apply, given)
+    (slope,) = torch.autograd.grad(_Product.apply(*given).square().sum(), weight)
+    assert slope.is_contiguous(), "transposed, it would be copied for every parameter of every seed"
 
 
 def test_a_number_drawn_uniformly_chooses_by_probability() -> None:

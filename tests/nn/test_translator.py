@@ -52,7 +52,7 @@ def one_by_one(network: Translator, sentence: Tensor) -> list[int]:
     words = [BEGIN]
     while len(words) <= LIMIT and words[-1] != END:
         scores = network(sentence[None], torch.tensor([words]))
-        words.append(int(scores[0, -1].argmax()))
+        words.append(1 + int(scores[0, -1, 1:].argmax()))  # 0 is padding, no word
     return words[1:]
 
 
@@ -77,6 +77,19 @@ def test_a_translation_ends_at_its_first_end_or_at_the_limit(network: Translator
     assert not (network.translate(source, torch.full((8,), BEGIN), LIMIT, END) == END).any()
     network.head.bias[END] = 1e9
     assert network.translate(source, torch.full((8,), BEGIN), LIMIT, END).tolist() == [[END] + [0] * (LIMIT - 1)] * 8
+
+
+@torch.no_grad()
+def test_padding_is_never_said_and_translations_can_be_translated_back(network: Translator) -> None:
+    source, _ = sentences()
+    network.head.bias[0] = 1e3  # the likeliest word at every place
+    said = network.translate(source, torch.full((8,), BEGIN), LIMIT, END)
+    spoken = (said != 0).long()
+    assert (spoken.diff(dim=1) <= 0).all(), "padding stands behind the last word only"
+    assert spoken[:, 0].all()
+    assert network.translate(said, torch.full((8,), 3), LIMIT, END).shape == (8, LIMIT)
+    network.head.bias[0] = -1e3
+    assert torch.equal(said, network.translate(source, torch.full((8,), BEGIN), LIMIT, END))
 
 
 def test_the_first_word_says_which_language_to_write(network: Translator) -> None:

@@ -38,6 +38,25 @@ def test_a_claim_holds_where_the_interval_lies_on_its_side(differences, positive
         assert words == f"{100 * np.mean(differences):+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
+@pytest.mark.parametrize(
+    ("differences", "verdict", "why"),
+    [
+        ((0.20, 0.21, 0.19), "reproduced", ""),
+        # a mean above the margin whose interval begins just above zero
+        ((0.10, 0.20, 0.19), "not reproduced", "the mean is more than 0.15, the interval holds 0.15"),
+        ((0.05, 0.20, 0.10), "not reproduced", "the mean is less than 0.15, the interval holds 0.15"),
+        ((0.05, 0.06, 0.05), "not reproduced", "the difference is less than 0.15"),
+        ((-0.05, -0.06, -0.05), "not reproduced", "the difference has the other sign"),
+    ],
+)
+def test_a_gain_of_so_much_is_reproduced_where_the_interval_begins_above_it(differences, verdict, why) -> None:
+    _, found, reason = judge(of(*differences), least=0.15, scale=1.0)
+    assert found == verdict
+    assert why in reason
+    turned = judge(of(*(-value for value in differences)), positive=False, least=0.15, scale=1.0)
+    assert turned[1:] == (found, reason)
+
+
 def test_the_weakest_of_several_differences_decides() -> None:
     sure, noise, missing = of(0.05, 0.04, 0.06), of(0.05, -0.04, 0.06), None
     assert judged(CLAIM, {"a": sure, "b": sure}).verdict == "reproduced"

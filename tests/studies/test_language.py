@@ -6,23 +6,75 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
 
+import llf_ray.cluster.apart
 from llf_ray.cli import main
+from llf_ray.cluster.launch import held
+from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError
 from llf_ray.run import prepare
 from llf_ray.studies import language
-from llf_ray.studies.language import NEURAL, NONE, conclusions, markdown, run_study, study_of
+from llf_ray.studies.language import NEURAL, NONE, begin, carry_out, conclusions, markdown, study_of, write
+from llf_ray.studies.price import threads
+from llf_ray.train.state import Run
+from llf_ray.train.worker import Outcome
+from tests.local import carry, stopping_at
+
+
+class Study(NamedTuple):
+    """A study that was carried out: its folder, its result, and what each call trained and measured."""
+
+    folder: Path
+    result: dict[str, Any]
+    done: list[list[str]]
+
+
+def here(patch: pytest.MonkeyPatch, stop: str = "") -> list[list[str]]:
+    """Carry studies out in this process, one part after the other; gives what each call trains and measures. The
+    training ``stop`` stops early the first time.
+    """
+    done: list[list[str]] = []
+
+    def execute_apart(runs: Sequence[Run], *, log_file: Path, **rest: object) -> list[Outcome]:
+        log_file.touch()
+        done.append([])
+        for run in runs:
+            before = read_outcome(run.folder)
+            if before is None or before.state != "finished":
+                done[-1].append(run.folder.name)
+                early = {"adviser": stopping_at(50)} if before is None and run.folder.name == stop else {}
+                with threads(1):
+                    write_outcome(run.folder, carry(run, **early))
+        return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
+
+    def map_apart(function, items, resources, *, log_file, on_end):  # type: ignore[no-untyped-def]
+        assert resources.workers == 1
+        done.append([name for _, _, name in items])
+        with threads(1):
+            for number, item in enumerate(items, 1):
+                function(item)
+                on_end(number)
+
+    patch.setattr(llf_ray.cluster.apart, "execute_apart", execute_apart)
+    patch.setattr(llf_ray.cluster.apart, "map_apart", map_apart)
+    return done
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
-    folder, said = tmp_path_factory.mktemp("studies") / "language", list[str]()
-    return folder, run_study("quick", folder, processes=1, say=said.append), said
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Stopped in the middle of one training, and carried on by a second call."""
+    folder = tmp_path_factory.mktemp("studies") / "language"
+    with pytest.MonkeyPatch.context() as patch:
+        done = here(patch, stop="partial-balanced")
+        for _ in range(2):
+            carry_out(study_of("quick"), folder, begin(study_of("quick"), folder))
+    return Study(folder, write(study_of("quick"), folder)[0], done)
 
 
 @pytest.mark.parametrize("size", ["quick", "small"])
@@ -39,9 +91,8 @@ def test_all_methods_of_a_game_play_equally_many_steps(size: str) -> None:
     assert size != "small" or steps[False] == {30_000}
 
 
-def test_it_writes_numbers_table_and_pictures(study: tuple[Path, dict[str, Any], list[str]]) -> None:
-    folder, result, said = study
-    assert len(said) == 10
+def test_it_writes_numbers_table_and_pictures(study: Study) -> None:
+    folder, result, _ = study
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
     text = (folder / "table.md").read_text()
     for name in ("none", "receiver reset", "partial balanced", "neural iterated", "seeded iterated"):
@@ -52,7 +103,7 @@ def test_it_writes_numbers_table_and_pictures(study: tuple[Path, dict[str, Any],
         assert (folder / "figures" / f"{picture}.png").stat().st_size > 10_000
 
 
-def test_scores_are_those_of_the_runs(study: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_scores_are_those_of_the_runs(study: Study) -> None:
     folder, result, _ = study
     for name in ("none", "partial-balanced"):
         outcome = json.loads((folder / "runs" / name / "outcome.json").read_text())["scores"]
@@ -65,23 +116,41 @@ def test_scores_are_those_of_the_runs(study: tuple[Path, dict[str, Any], list[st
         assert found["curve"]["steps"][-1] == 180
 
 
-def test_what_a_folder_holds_is_not_done_again(study: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_a_stopped_study_goes_on_where_it_was(study: Study) -> None:
+    first, second, measured = study.done
+    assert len(first) == 8
+    assert first[:2] == ["neural-iterated", "seeded-iterated"], "the longest first"
+    assert second == ["partial-balanced"]
+    assert set(measured) == {"probe.json", *study_of("quick").arms()}
+    assert study.result["arms"]["partial balanced"]["optimizer_steps"] == 180
+
+
+def test_what_a_folder_holds_is_not_done_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, result, _ = study
+    done, said, settings = here(monkeypatch), list[str](), study_of("quick")
     (folder / "runs" / "receiver-reset" / "teaching.json").unlink()
     journal = (folder / "runs" / "receiver-reset" / "journal.jsonl").read_text()
-    said: list[str] = []
-    again = run_study("quick", folder, processes=1, say=said.append)
-    assert said[0] == "1 of 9 parts to do, 1 at a time"
+    outcomes = carry_out(settings, folder, begin(settings, folder), say=said.append)
+    assert {outcome.state for outcome in outcomes} == {"finished"}
+    assert done == [[], ["receiver reset"]]
+    assert said == ["measured 1 of 1 parts"]
     assert (folder / "runs" / "receiver-reset" / "journal.jsonl").read_text() == journal
-    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+    assert {**write(settings, folder)[0], "seconds": 0} == {**result, "seconds": 0}
 
 
-def test_another_study_s_folder_is_refused(study: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
+def test_a_second_call_on_a_folder_at_work_is_refused(tmp_path: Path) -> None:
+    settings = study_of("quick")
+    runs = begin(settings, tmp_path / "language")
+    with held(runs[3].folder), pytest.raises(SettingError, match=f"run '{runs[3].folder.name}' is being carried on by"):
+        carry_out(settings, tmp_path / "language", runs, display=False)
+
+
+def test_another_study_s_folder_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="other settings"):
-        run_study("quick", study[0], num_seeds=4)
+        begin(study_of("quick", 4), study.folder)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(SettingError, match="holds no language study"):
-        run_study("quick", tmp_path)
+        begin(study_of("quick"), tmp_path)
     with pytest.raises(SettingError, match="did you mean 'small'"):
         study_of("smal")
     with pytest.raises(SettingError, match="seeds = 2: must be >= 3"):
@@ -90,12 +159,15 @@ def test_another_study_s_folder_is_refused(study: tuple[Path, dict[str, Any], li
 
 @pytest.mark.parametrize(
     ("gain", "word"),
-    [((0.3, 0.31, 0.32), "reproduced"), ((0.0, 0.01, 0.0), "not reproduced"), ((0.0, 0.9, 0.4), "und")],
+    [
+        ((0.3, 0.31, 0.32), "reproduced, +0.310"),
+        ((0.0, 0.01, 0.0), "not reproduced, +0.003 (-0.011 to +0.018); the difference is less than 0.15"),
+        # the interval holds the margin, whatever the mean
+        ((0.2, 0.3, 0.4), "not reproduced, +0.300 (+0.052 to +0.548); within the noise of seeds"),
+    ],
 )
-def test_a_claim_is_judged_by_its_interval(
-    study: tuple[Path, dict[str, Any], list[str]], gain: tuple[float, ...], word: str
-) -> None:
-    result = copy.deepcopy(study[1])
+def test_a_claim_is_judged_by_its_interval(study: Study, gain: tuple[float, ...], word: str) -> None:
+    result = copy.deepcopy(study.result)
     none = {str(seed): 0.3 for seed in range(3)}
     scores = {str(seed): 0.3 + gain[seed] for seed in range(3)}
     result["arms"][NEURAL]["minus_none"]["topographic_similarity"] = language._plain(scores, none)
@@ -104,29 +176,47 @@ def test_a_claim_is_judged_by_its_interval(
     assert result["arms"][NONE]["minus_none"]["accuracy"]["mean"] == 0
 
 
-def test_the_command_line_runs_it(study: tuple[Path, dict[str, Any], list[str]]) -> None:
-    done = CliRunner().invoke(main, ["study", "language", "--size", "quick", "--folder", str(study[0])])
+def test_the_command_line_runs_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    here(monkeypatch)
+    command = ["study", "language", "--size", "quick", "--folder", str(study.folder.parent), "--name", "language"]
+    done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
+    assert "language: 8 trainings of 3 seeds each" in done.output
     assert "Neural iterated learning gains 0.15" in done.output
-    assert f"table: {study[0] / 'table.md'}" in done.output
-    wrong = CliRunner().invoke(main, ["study", "language", "--size", "smal"])
-    assert wrong.exit_code == 2
-    assert wrong.output == "llf-ray: size 'smal' does not exist; did you mean 'small'? (there are: quick, small)\n"
+    assert f"table: {study.folder.resolve() / 'table.md'}" in done.output
+    assert done.output.endswith(f"log: {study.folder.resolve() / 'driver.log'}\n")
+
+
+def test_a_stop_is_said_with_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute_apart(runs: Sequence[Run], **rest: object) -> list[Outcome]:
+        failed = Outcome(state="failed", step=3, message="no room on the disk")
+        return [failed, *(Outcome(state="stopped", step=3, message="") for _ in runs[1:])]
+
+    monkeypatch.setattr(llf_ray.cluster.apart, "execute_apart", execute_apart)
+    done = CliRunner().invoke(main, ["study", "language", "--size", "quick", "--folder", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "neural-iterated failed: no room on the disk\ngo on with the same command\n" in done.output
+    assert (tmp_path / "language-quick" / "study.json").exists()
+
+
+def test_both_studies_have_the_same_options() -> None:
+    (one, other) = (
+        {option.name: option for option in main.commands["study"].commands[name].params}  # type: ignore[attr-defined]
+        for name in ("forgetting", "language")
+    )
+    assert set(other) <= set(one)
+    assert set(one) - set(other) == {"data_root", "tables"}, "what only a study of images, with partial results, has"
+    assert one["size"].default == other["size"].default == "small"
+    assert one["folder"].default == other["folder"].default
+    assert set(other["size"].type.choices) <= set(one["size"].type.choices)
 
 
 @pytest.mark.slow
-def test_parts_that_go_side_by_side_find_the_same(
-    study: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
-) -> None:
-    folder = tmp_path / "language"
+def test_parts_that_go_side_by_side_find_the_same(study: Study, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from llf_ray.cli import main; main()", "study", "language", "--size", "quick"]
     done = subprocess.run(
-        [*command, "--processes", "2", "--folder", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        [*command, "--plain", "--folder", str(tmp_path)], capture_output=True, text=True, check=False, timeout=500
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((folder / "result.json").read_text())
-    assert {**found, "seconds": 0} == {**json.loads((study[0] / "result.json").read_text()), "seconds": 0}
+    found = json.loads((tmp_path / "language-quick" / "result.json").read_text())
+    assert {**found, "seconds": 0} == {**json.loads((study.folder / "result.json").read_text()), "seconds": 0}

@@ -16,6 +16,7 @@ from llf_ray.data import Augment, FashionOnPhotographs, FashionSample, Folder, M
 from llf_ray.data.base import ROLES, anchored
 from llf_ray.data.loading import ImageBatch
 from llf_ray.data.order import Draw
+from llf_ray.plan import Pass
 from llf_ray.tasks import Classification, FromFile, FromRun, Pretrained, SmallResNet, TimmModel
 from llf_ray.tasks.base import Tally
 from llf_ray.tasks.classification import tiny
@@ -470,3 +471,8 @@ def test_labels_beyond_the_classes_are_found(tmp_path):
 
 def test_the_sample_counts_as_one_size():
     assert replace(tiny, data=FashionSample(num_train=10, num_held_out=10)).num_items("test") == 10
+
+
+def test_a_pass_that_there_is_not_is_named_with_the_nearest():
+    with pytest.raises(SettingError, match="pass 'recalibrate' does not exist; did you mean 'recalibrate statistics'"):
+        tiny.check_pass(Pass(what="recalibrate"))

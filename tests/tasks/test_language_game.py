@@ -25,7 +25,7 @@ from llf_ray.recipes.long import Long
 from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
 from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
-from llf_ray.run import prepare
+from llf_ray.run import Resources, prepare
 from llf_ray.tasks.language_game import Games, LanguageGame, Lesson, li_bowling, tiny
 from tests.local import Phases, final, journal, settings, whole
 
@@ -220,7 +220,7 @@ def test_two_players_come_to_understand_each_other(tmp_path: Path) -> None:
 
 def test_scores_are_means_over_seeds_and_count_the_language_once() -> None:
     model = tiny.initial(0).eval()
-    parts = [np.arange(start, min(start + 7, 30)) for start in range(0, 30, 7)]
+    parts = [np.arange(start, min(start + 7, 25)) for start in range(0, 25, 7)]
     totals: dict[str, Any] = {}
     for games in tiny.batches("validation", [Draw(part) for part in parts], CPU):
         for name, tally in tiny.score(model, games).items():
@@ -232,7 +232,8 @@ def test_scores_are_means_over_seeds_and_count_the_language_once() -> None:
     assert scores["topographic_similarity"] == pytest.approx(float(similarity.mean()))
     assert scores["distinct_messages/seed_0"] == len({tuple(message) for message in messages[0].tolist()})
     assert totals["accuracy"].count == 2 * 5 * 4
-    assert totals["held_out_accuracy/seed_0"].count == 5 * 2
+    assert totals["held_out_accuracy/seed_0"].count == 5 * 1
+    assert tiny.num_items("validation") == 25
     assert scores["held_out_accuracy"] == pytest.approx(
         (scores["held_out_accuracy/seed_0"] + scores["held_out_accuracy/seed_3"]) / 2
     )
@@ -240,16 +241,40 @@ def test_scores_are_means_over_seeds_and_count_the_language_once() -> None:
 
 
 def test_held_out_objects_are_told_from_all_others_and_training_objects_from_their_like() -> None:
-    (games,) = tiny.batches("test", [Draw(np.arange(30))], CPU)
+    game = replace(tiny, scored_rounds=20)
+    for role in ("validation", "test"):
+        games = scored(game, role)
+        for place in range(2):
+            known, met = trained(tiny, place), set[int]()
+            for target, offered in zip(games.targets[place].tolist(), games.candidates[place], strict=True):
+                among = offered.nonzero()[:, 0].tolist()
+                assert len(among) == 3
+                assert target in among
+                assert target not in known or set(among) <= set(known)
+                met |= set(among)
+            # test's own objects are a distraction in test only
+            assert len(met) == {"validation": 5, "test": 6}[role]
+
+
+def scored(game: LanguageGame, role: Any) -> Games:
+    (games,) = game.batches(role, [Draw(np.arange(game.num_items(role)))], CPU)
+    return games
+
+
+@pytest.mark.parametrize(("held_out", "parts"), [(2, (1, 1)), (3, (1, 2)), (0, (0, 0))])
+def test_validation_and_test_hold_out_objects_of_their_own(held_out: int, parts: tuple[int, int]) -> None:
+    game = replace(tiny, held_out=held_out, games=2 * (6 - held_out))
     for place in range(2):
-        known = trained(tiny, place)
-        for target, offered in zip(games.targets[place].tolist(), games.candidates[place], strict=True):
-            among = offered.nonzero()[:, 0].tolist()
-            assert len(among) == 3
-            assert target in among
-            assert target not in known or set(among) <= set(known)
-    (others,) = tiny.batches("validation", [Draw(np.arange(30))], CPU)
-    assert not torch.equal(games.candidates, others.candidates)
+        known = set(trained(game, place)) if held_out else set(range(6))
+        one, other = (set(scored(game, role).targets[place].tolist()) for role in ("validation", "test"))
+        assert one & other == known
+        assert (len(one - known), len(other - known)) == parts
+        assert one | other == set(range(6))
+    validation, test = scored(game, "validation"), scored(game, "test")
+    shared = 6 - held_out
+    assert shared == 3 or not torch.equal(validation.candidates[:, :shared], test.candidates[:, :shared])
+    with pytest.raises(SettingError, match=r"held_out = 1: must be 0, or 2 or more"):
+        replace(tiny, held_out=1, games=5)
 
 
 # ------------------------------------------------------------------------------------------------------------- lessons
@@ -339,6 +364,39 @@ def test_an_impossible_game_is_refused_by_its_dotted_key(changes: dict[str, str]
     with pytest.raises(SettingError) as caught:
         override(config, {f"task.{key}": value for key, value in changes.items()})
     assert str(caught.value).startswith(said)
+
+
+def test_a_step_whose_games_are_divided_is_refused_where_they_are_held_against_one_another() -> None:
+    with pytest.raises(SettingError, match=r"engine.batch = 4 comes in micro-batches of 2: .* resources.workers = 1"):
+        prepare(game_run(Long(), resources=Resources(workers=2)))
+    for engine in (EngineSettings(batch=4, accumulation=4), EngineSettings(batch=4, micro_batch=1)):
+        with pytest.raises(SettingError, match=r"micro-batches of 1: .* engine\.accumulation = 1"):
+            prepare(replace(game_run(Long()), engine=engine))
+    divided = game_run(Long(), replace(tiny, credit="choice"), resources=Resources(workers=2))
+    assert prepare(divided).plan.total > 0
+    # a lesson has a batch of its own, which nothing holds together
+    lessons = SeededIteratedLearning(generations=2, seed=3, interact=3, imitate=4, listen=2, batch=2)
+    assert prepare(game_run(lessons)).plan.total > 0
+
+
+def test_dividing_a_batch_changes_only_the_credit_that_is_refused_for_it() -> None:
+    """Why it is refused: the gradient of half and half is that of the whole for one kind of credit alone."""
+    games = played(tiny, batch=16)[0]
+    for credit, same in (("choice", True), ("batch", False)):
+        game = replace(tiny, credit=credit)  # type: ignore[arg-type]
+        model = game.initial(0)
+        receiver = list(model.receiver.parameters())
+        halves = [games.at(slice(0, 8)), games.at(slice(8, 16))]
+        together = torch.autograd.grad(game.loss(model, games)[0], receiver)
+        apart = torch.autograd.grad(sum(game.loss(model, half)[0] for half in halves) / 2, receiver)  # type: ignore[arg-type]
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(together, apart, strict=True)) == same
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+def test_a_batch_of_other_than_all_objects_is_refused_where_each_is_a_target_once(batch: int) -> None:
+    with pytest.raises(SettingError, match=rf"engine.batch = {batch}: must be 4, the number of training objects"):
+        prepare(replace(game_run(Long()), engine=EngineSettings(batch=batch)))
+    assert prepare(replace(game_run(Long(), DRAWN), engine=EngineSettings(batch=batch))).plan.total > 0
 
 
 def test_lessons_that_there_are_not_are_named() -> None:
