@@ -1009,7 +1009,7 @@ class Interval:
 
 def intervals(title: str, columns: Mapping[str, Sequence[Interval]], path: Path, *, across: str) -> Path:
     """Draw differences from zero, a row each and a column of axes for each quantity: mean and interval as a bar, single
-    seeds as dots. All columns have the same rows.
+    seeds as dots; in colour where the interval leaves out zero. All columns have the same rows.
     """
     rows = [one.label for one in next(iter(columns.values()))]
     with _drawing(path, 2.2 + 2.9 * len(columns), 1.3 + 0.36 * len(rows)) as figure:
@@ -1019,7 +1019,7 @@ def intervals(title: str, columns: Mapping[str, Sequence[Interval]], path: Path,
             for one in found:
                 row = rows.index(one.label)
                 sure = one.ends is not None and (one.ends[0] > 0 or one.ends[1] < 0)
-                colour = GREY if not sure else GREEN if one.mean > 0 else RED
+                colour = BLUE if sure else GREY
                 if one.ends is not None:
                     ax.hlines(row, *one.ends, color=colour, linewidth=2.2, zorder=2)
                 ax.plot(one.by_seed, [row] * len(one.by_seed), "o", color=colour, markersize=3.4, alpha=0.55, zorder=3)

@@ -1,8 +1,8 @@
 """MIT67 with ResNet18: long run, knowledge evolution, later-layer forgetting, 11 generations of 200 epochs.
 
 A column of Table 1 of Zhou et al. 2022 (arXiv:2202.00155), with three seeds; we have no copy of its figures for this
-set, only the order: later-layer forgetting > knowledge evolution and the long run. `mit67/train/CLASS/*` and
-`mit67/test/CLASS/*` lie in the folder that LLF_RAY_DATA names.
+set, only the order: later-layer forgetting > knowledge evolution and the long run. The archives are
+unpacked into `indoor/` in the folder that LLF_RAY_DATA names, as docs/data.md says.
 """
 
 from dataclasses import replace
