@@ -4,23 +4,14 @@ Zhou et al. 2022 (arXiv:2202.00155), section 5: more compositional than no reset
 only).
 """
 
-from llf_ray.cli import main_job
-from llf_ray.engine.base import EngineSettings, Optim
-from llf_ray.journal import Tracking
-from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
-from llf_ray.run import Checkpoints, Resources, RunConfig
-from llf_ray.tasks.language_game import li_bowling
+from dataclasses import replace
 
-config = RunConfig(
-    name="language-partial-balanced",
-    task=li_bowling(seeds=tuple(range(8))),
-    recipe=PartialBalancedForgetting(generations=100, epochs=30),
-    optim=Optim(name="adam", lr=1e-3, weight_decay=0.0),
-    engine=EngineSettings(batch=100),
-    resources=Resources(workers=1),
-    checkpoints=Checkpoints(keep_generations=False),
-    tracking=Tracking(log_every=500, evaluate_every=20),
-)
+from language_none import config as none
+
+from llf_ray.cli import main_job
+from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
+
+config = replace(none, name="language-partial-balanced", recipe=PartialBalancedForgetting(generations=100, epochs=30))
 
 if __name__ == "__main__":
     main_job(__file__)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -99,22 +100,15 @@ def curvature(
         moved = hessian_product(network, batches, given, loss)
         return np.asarray(torch.cat([part.reshape(-1) for part in moved]).cpu().numpy() - shift * vector.reshape(-1))
 
-    def search(count: int, which: str, shift: float) -> tuple[np.ndarray, np.ndarray]:
-        operator = LinearOperator((number, number), matvec=lambda vector: product(vector, shift), dtype=dtype)
-        first = np.random.default_rng(seed).standard_normal(number).astype(dtype)
-        try:
-            values, vectors = eigsh(operator, count, which=which, v0=first, tol=tolerance, maxiter=restarts)
-        except ArpackNoConvergence as stopped:
-            values, vectors = stopped.eigenvalues, stopped.eigenvectors
-        return values.astype(float) + shift, vectors
-
+    first = np.random.default_rng(seed).standard_normal(number).astype(dtype)
+    search = partial(_eigenvalues, product, first, tolerance=tolerance, restarts=restarts)
     notes = []
-    values, vectors = search(top, "LA", 0.0)
+    values, vectors = search(top, "LA")
     if len(values) < top:
         notes.append(f"{len(values)} of the {top} largest eigenvalues reached {_told(tolerance, restarts)}")
     largest = float(values.max()) if len(values) else 0.0
     # shifted, so that the stop is one that a value near zero can reach; the vectors are the same
-    low, low_vectors = search(1, "SA", largest)
+    low, low_vectors = search(1, "SA", shift=largest)
     if not len(low):
         notes.append(f"the smallest eigenvalue did not reach {_told(tolerance, restarts)}")
     found, directions = np.concatenate([values, low]), np.concatenate([vectors, low_vectors], 1)
@@ -131,6 +125,25 @@ def curvature(
         num_products=counted[0],
         notes=tuple(notes),
     )
+
+
+def _eigenvalues(
+    product: Callable[..., np.ndarray],
+    first: np.ndarray,
+    count: int,
+    which: str,
+    *,
+    tolerance: float,
+    restarts: int,
+    shift: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those at one end of the spectrum (``which``: "LA" or "SA") that Lanczos found, with their vectors."""
+    operator = LinearOperator((len(first),) * 2, matvec=lambda vector: product(vector, shift), dtype=first.dtype)
+    try:
+        values, vectors = eigsh(operator, count, which=which, v0=first, tol=tolerance, maxiter=restarts)
+    except ArpackNoConvergence as stopped:
+        values, vectors = stopped.eigenvalues, stopped.eigenvectors
+    return values.astype(float) + shift, vectors
 
 
 def _told(tolerance: float, restarts: int) -> str:

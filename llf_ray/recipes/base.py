@@ -7,7 +7,9 @@ from typing import Protocol
 from llf_ray.config import check_number
 from llf_ray.plan import Curve, Length, Phase
 
-__all__ = ["Recipe", "check_budget", "cosine"]
+__all__ = ["CONSTANT", "Recipe", "check_budget", "cosine"]
+
+CONSTANT = Curve(shape="constant", over="run")
 
 
 class Recipe(Protocol):

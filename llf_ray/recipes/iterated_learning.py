@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from llf_ray.config import check_number
 from llf_ray.forget.groups import Either, Select
 from llf_ray.forget.operations import Forget
-from llf_ray.plan import TRANSCRIPTS, Curve, DataRule, Generate, Length, Objective, Phase, Rule
+from llf_ray.plan import TRANSCRIPTS, DataRule, Generate, Length, Objective, Phase, Rule
+from llf_ray.recipes.base import CONSTANT
 
 __all__ = ["NeuralIteratedLearning"]
-
-CONSTANT = Curve(shape="constant", over="run")
 
 
 @dataclass(frozen=True, kw_only=True)

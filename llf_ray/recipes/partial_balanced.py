@@ -11,8 +11,8 @@ from llf_ray.config import check_number
 from llf_ray.forget.groups import Select
 from llf_ray.forget.masks import Magnitude, Saved
 from llf_ray.forget.operations import Forget, KeepMask
-from llf_ray.plan import Curve, Length, Phase
-from llf_ray.recipes.base import check_budget
+from llf_ray.plan import Length, Phase
+from llf_ray.recipes.base import CONSTANT, check_budget
 
 __all__ = ["KEPT", "PartialBalancedForgetting"]
 
@@ -48,7 +48,7 @@ class PartialBalancedForgetting:
                 name="play",
                 generation=generation,
                 length=Length(epochs=self.epochs),
-                curve=Curve(shape="constant", over="run"),
+                curve=CONSTANT,
                 entry=(forget,) if generation else (mask,),
             )
             for generation in range(self.generations)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from llf_ray.forget.groups import Select
 from llf_ray.forget.operations import Forget
-from llf_ray.plan import Curve, Length, Phase
-from llf_ray.recipes.base import check_budget
+from llf_ray.plan import Length, Phase
+from llf_ray.recipes.base import CONSTANT, check_budget
 
 __all__ = ["ReceiverReset"]
 
@@ -40,7 +40,7 @@ class ReceiverReset:
                 name="play",
                 generation=generation,
                 length=Length(epochs=self.epochs),
-                curve=Curve(shape="constant", over="run"),
+                curve=CONSTANT,
                 entry=(Forget(select=receiver, fill="initial"),) if generation else (),
                 optimizer="rebuild" if generation else "keep",
             )

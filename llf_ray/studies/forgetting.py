@@ -460,10 +460,6 @@ def _there(data: DataSet) -> bool:
 
 
 def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
-    from llf_ray.tasks import Classification, TimmModel
-
-    means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    gpu = Resources(workers=1, cpus=8, gpus=1)
     budget = Budget(
         generations=11,
         epochs=200,
@@ -477,64 +473,18 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
         blocks=(*(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)), "fc"),
     )
     cub = Cub(root="CUB_200_2011", validation=0.06)
-    birds = Classification(
-        model=TimmModel(name="resnet18", options={"zero_init_last": False}),
-        data=cub,
-        augment=TimmAugment(size=224),
-        mean=means,
-        std=deviations,
-        num_workers=8,
-    )
-    main = replace(
-        _base(birds, Long(generations=11, epochs=200), batch=32, evaluate_every=20),
-        optim=Optim(name="sgd", lr=0.256, momentum=0.9, weight_decay=1e-4),
-        resources=gpu,
-        checkpoints=Checkpoints(),
-    )
-    pictures = replace(
-        birds,
-        data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
-        augment=Augment(size=64, shift=4, flip=0.5),
-    )
-    pictures = replace(pictures, model=TimmModel(name="resnet50", options={"zero_init_last": False}), num_workers=0)
-    tiny_arms: dict[str, Recipe] = {
-        "tiny_long": Long(generations=10, epochs=160, warmup_epochs=20),
-        "tiny_restarts": Restarts(generations=10, epochs=160, warmup_epochs=20),
-        "tiny_later_layer": LaterLayer(generations=10, epochs=160, warmup_epochs=20, threshold="layer3"),
-        "tiny_seal": Seal(
-            generations=10, epochs=160, warmup_epochs=20, ascent_epochs=40, ascent_rate=0.01, threshold="layer3"
-        ),
-    }
-    tiny = Comparison(
-        name=TINY_IMAGENET,
-        base=replace(main, task=pictures, recipe=tiny_arms["tiny_long"], optim=Optim(lr=0.1, weight_decay=5e-4)),
-        arms=tiny_arms,
-        seeds=seeds,
-    )
+    main = _birds(cub)
+    tiny = _tiny_imagenet(main, seeds)
     part = Part(
         name=TINY_IMAGENET,
         question="Does SEAL gain over later-layer forgetting at scale?",
         of=TINY_IMAGENET,
-        arms=tuple(tiny_arms),
-    )
-    digits = _selective(seeds, epochs=1, every=100)
-    digits_task = replace(
-        digits.base.task, data=Torchvision(name="MNIST", root="torchvision", channels=1, num_train=6000)
-    )  # type: ignore[type-var]
-    long = Long(generations=1, epochs=1000)
-    selective = replace(
-        digits,
-        base=replace(
-            digits.base,
-            task=digits_task,
-            recipe=long,
-        ),
-        arms={SELECTIVE: long},
+        arms=tuple(tiny.arms),
     )
     return ForgettingStudy(
         name="forgetting-paper",
         size="paper",
-        comparisons={MAIN: _main(main, budget, seeds), TINY_IMAGENET: tiny, SELECTIVE: selective},
+        comparisons={MAIN: _main(main, budget, seeds), TINY_IMAGENET: tiny, SELECTIVE: _digits(seeds)},
         parts=(*parts(budget), part),
         budget=budget,
         examination=Examination(
@@ -552,11 +502,62 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
                 "cropdisease": Folder(root="plant-disease/dataset"),
             },
         ),
-        examined=(*METHODS, *tiny_arms),
-        curved=tuple(tiny_arms),
+        examined=(*METHODS, *tiny.arms),
+        curved=tuple(tiny.arms),
         about="CUB-200 with ResNet18, 11 generations of 200 epochs; Tiny-ImageNet with ResNet50, 10 generations of 160 "
         "epochs; MNIST with a LeNet 300-100",
     )
+
+
+def _birds(data: DataSet) -> RunConfig:
+    """CUB-200 from scratch, as Zhou et al. train it."""
+    from llf_ray.tasks import Classification, TimmModel
+
+    task = Classification(
+        model=TimmModel(name="resnet18", options={"zero_init_last": False}),
+        data=data,
+        augment=TimmAugment(size=224),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        num_workers=8,
+    )
+    return replace(
+        _base(task, Long(generations=11, epochs=200), batch=32, evaluate_every=20),
+        optim=Optim(name="sgd", lr=0.256, momentum=0.9, weight_decay=1e-4),
+        resources=Resources(workers=1, cpus=8, gpus=1),
+        checkpoints=Checkpoints(),
+    )
+
+
+def _tiny_imagenet(birds: RunConfig, seeds: tuple[int, ...]) -> Comparison:
+    """SEAL beside its rivals, as Sarfi et al. train them, where the runs on birds run."""
+    from llf_ray.tasks import TimmModel
+
+    task = replace(
+        birds.task,  # type: ignore[type-var]
+        model=TimmModel(name="resnet50", options={"zero_init_last": False}),
+        data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
+        augment=Augment(size=64, shift=4, flip=0.5),
+        num_workers=0,
+    )
+    long = Long(generations=10, epochs=160, warmup_epochs=20)
+    arms: dict[str, Recipe] = {
+        "tiny_long": long,
+        "tiny_restarts": Restarts(generations=10, epochs=160, warmup_epochs=20),
+        "tiny_later_layer": LaterLayer(generations=10, epochs=160, warmup_epochs=20, threshold="layer3"),
+        "tiny_seal": Seal(
+            generations=10, epochs=160, warmup_epochs=20, ascent_epochs=40, ascent_rate=0.01, threshold="layer3"
+        ),
+    }
+    base = replace(birds, task=task, recipe=long, optim=Optim(lr=0.1, weight_decay=5e-4))
+    return Comparison(name=TINY_IMAGENET, base=base, arms=arms, seeds=seeds)
+
+
+def _digits(seeds: tuple[int, ...]) -> Comparison:
+    """The selective arm on a tenth of MNIST, for the paper's 50,000 steps or so."""
+    found = _selective(seeds, epochs=1000, every=100)
+    data = Torchvision(name="MNIST", root="torchvision", channels=1, num_train=6000)
+    return replace(found, base=replace(found.base, task=replace(found.base.task, data=data)))  # type: ignore[type-var]
 
 
 # ----------------------------------------------------------------------------------------------------------- carry out

@@ -186,13 +186,20 @@ def _slim(folder: Path, seeds: Sequence[int]) -> tuple[dict[int, tuple[float, fl
 def claims(found: Findings) -> list[Found]:
     """Every published claim with what we found; of the quick size nothing is judged: it is too short."""
     seal = "tiny_" if TINY_IMAGENET in found.study.comparisons else ""
-    every = [*_accuracy_claims(found, seal), *_network_claims(found, seal), *_other_claims(found)]
+    every = [
+        *_later_layer_claims(found),
+        *_seal_claims(found, seal),
+        *_family_claims(found),
+        *_network_claims(found, seal),
+        *_other_claims(found),
+    ]
     if found.study.size != "quick":
         return every
     return [replace(one, verdict="cannot be tested here", why="") for one in every]
 
 
-def _accuracy_claims(found: Findings, seal: str) -> list[Found]:
+def _later_layer_claims(found: Findings) -> list[Found]:
+    """Of Zhou et al. 2022, and of knowledge evolution beside it."""
     minus = found.minus
     return [
         judged(
@@ -263,6 +270,13 @@ def _accuracy_claims(found: Findings, seal: str) -> list[Found]:
         ),
         _spread(found),
         _goldilocks(found),
+    ]
+
+
+def _seal_claims(found: Findings, seal: str) -> list[Found]:
+    """Of Sarfi et al. 2023; ``seal`` is in front of the names of the arms that answer them."""
+    minus = found.minus
+    return [
         judged(
             Claim(
                 name="seal",
@@ -284,6 +298,13 @@ def _accuracy_claims(found: Findings, seal: str) -> list[Found]:
                 "SEAL - long": minus(f"{seal}seal", f"{seal}long"),
             },
         ),
+    ]
+
+
+def _family_claims(found: Findings) -> list[Found]:
+    """Of the other members of the family."""
+    minus = found.minus
+    return [
         *_pruning(found),
         judged(
             Claim(

@@ -6,6 +6,7 @@ A check gets a way to train: `Way.watched` gives what an engine saw in front of 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ from llf_ray.run import RunConfig
 from tests.local import PER_EPOCH, SGD, Watch, changed, same_bits, settings
 from tests.toy import Toy
 
-__all__ = ["CHECKS", "Way"]
+__all__ = ["CHECKS", "Way", "what_is_wrong"]
 
 CALM = Toy()
 CONSTANT = Curve(shape="constant")
@@ -271,6 +272,15 @@ def what_a_task_carries_out_is_the_same_for_everyone(way: Way) -> None:
     own = parameters(watch.weights[4]) - {name for name in end if "normaliser" in name}
     assert same_bits({n: watch.weights[4][n] for n in own}, {n: net.state_dict()[n] for n in own}), "held so far"
     assert own <= changed(watch.weights[4], end), "and then learned"
+
+
+def what_is_wrong(check: Callable[[Way], None], way: Way) -> str:
+    """An empty text where the check holds, else its traceback."""
+    try:
+        check(way)
+    except Exception:
+        return traceback.format_exc()
+    return ""
 
 
 CHECKS: dict[str, Callable[[Way], None]] = {

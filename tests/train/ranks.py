@@ -39,7 +39,7 @@ from llf_ray.train.state import Run, Stores, write_store
 from llf_ray.train.worker import Outcome
 from tests.local import Watch, stopping_at, weights_of
 from tests.toy import Toy
-from tests.train.invariants import CHECKS
+from tests.train.invariants import CHECKS, what_is_wrong
 
 STAGES = (0, 1, 2, 3)
 INVARIANT_STAGES = (1, 3)
@@ -267,11 +267,7 @@ def invariants(folder: Path, team: Team) -> None:
     found = {}
     for stage in INVARIANT_STAGES:
         for name, check in CHECKS.items():
-            wrong = ""
-            try:
-                check(Together(folder / f"{name}-z{stage}", team, stage))
-            except Exception:
-                wrong = traceback.format_exc()
+            wrong = what_is_wrong(check, Together(folder / f"{name}-z{stage}", team, stage))
             found[f"{name}-z{stage}"] = next((text for text in team.gather(wrong) if text), "")
     if team.rank == 0:
         (folder / "invariants.json").write_text(json.dumps(found))

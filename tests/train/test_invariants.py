@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llf_ray.run import RunConfig
 from tests.local import Watch, final, watched
-from tests.train.invariants import CHECKS
+from tests.train.invariants import CHECKS, what_is_wrong
 from tests.train.ranks import INVARIANT_STAGES
 
 
@@ -29,7 +29,8 @@ class Alone:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_an_invariant_holds_in_one_process(name: str, tmp_path: Path) -> None:
-    CHECKS[name](Alone(tmp_path))
+    found = what_is_wrong(CHECKS[name], Alone(tmp_path))
+    assert found == "", found
 
 
 @pytest.mark.parametrize("stage", INVARIANT_STAGES)
