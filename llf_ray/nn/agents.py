@@ -4,7 +4,8 @@ Li & Bowling 2019 (arXiv:1906.02403) and Ren et al. 2020 (arXiv:2002.01365). A m
 symbol by an LSTM over one-hot symbols; a receiver gives each object the product of its code and the message's.
 
 Every seed owns parameters of its own (``sender.seed_3.embed.weight``), so that masks, draws, norms and moments of a
-seed are those that it would have alone; a forward pass stacks them and multiplies in batches.
+seed are those that it would have alone; a forward pass multiplies in batches. To spare it a copy, equal parameters of
+all seeds lie side by side in memory until an engine puts them elsewhere.
 
 Shapes: S seeds, B games, N objects, F features of an object, H hidden units, V symbols, L symbols of a message.
 """
@@ -63,11 +64,49 @@ class Receiver(nn.Module):
 
 def stacked(agents: Sequence[nn.Module]) -> Weights:
     """Parameters of equal agents by name, each (S, ...)."""
+    owned = [dict(agent.named_parameters()) for agent in agents]
+    together = {name: tuple(one[name] for one in owned) for name in owned[0]}
+    if all(_side_by_side(parts) for parts in together.values()):  # so they are whole: nobody need be asked for them
+        return {name: _Together.apply(*parts) for name, parts in together.items()}
     every = [
         {f"{layer}.{name}": value for layer, module in agent.named_children() for name, value in module().items()}
         for agent in agents
     ]
     return every[0] if len(every) == 1 else {name: torch.cat([one[name] for one in every]) for name in every[0]}
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> bool:
+    """Whether equal tensors follow one another in one piece of memory."""
+    first = parts[0]
+    start, size = first.data_ptr(), first.numel() * first.element_size()
+    storage = first.untyped_storage().data_ptr()
+    return size > 0 and all(
+        part.data_ptr() == start + place * size
+        and part.untyped_storage().data_ptr() == storage
+        and part.numel() == first.numel()
+        and part.is_contiguous()
+        for place, part in enumerate(parts)
+    )
+
+
+def _lay_side_by_side(agents: Sequence[nn.Module]) -> None:
+    for parts in zip(*(agent.parameters() for agent in agents), strict=True):
+        for part, place in zip(parts, torch.stack([part.data for part in parts]), strict=True):
+            part.data = place
+
+
+class _Together(torch.autograd.Function):
+    """Tensors that lie side by side as one, (S, ...); nothing is copied, neither here nor in the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        first = parts[0]
+        return first.as_strided((len(parts), *first.shape), (first.numel(), *first.stride()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, ...]:
+        return slopes.contiguous().unbind(0)
 
 
 def chosen(probabilities: Tensor, uniform: Tensor | None) -> Tensor:
@@ -282,6 +321,17 @@ class Agents(nn.Module):
         self.sender = nn.ModuleDict({f"seed_{seed}": Sender(features, hidden, symbols) for seed in seeds})
         self.receiver = nn.ModuleDict({f"seed_{seed}": Receiver(features, hidden, symbols) for seed in seeds})
         self.register_buffer("objects", objects, persistent=False)
+        self._lay()
+
+    def _lay(self) -> None:
+        for agents in (self.sender, self.receiver):
+            _lay_side_by_side(list(agents.values()))
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Agents:
+        """Where torch moves each parameter on its own (``to``, ``cuda``, ``double``), they come together again."""
+        super()._apply(*args, **kwargs)
+        self._lay()
+        return self
 
     def forward(self, targets: Tensor, uniform: Tensor | None = None, candidates: Tensor | None = None) -> Play:
         """Speak about targets and, given candidates, listen.

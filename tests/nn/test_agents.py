@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llf_ray.forget.groups import layout
-from llf_ray.nn.agents import FORBIDDEN, Agents, _Gates, _Product, chosen
+from llf_ray.nn.agents import FORBIDDEN, Agents, _Gates, _Product, chosen, stacked
 
 OBJECTS = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0.0]]).double()
 SYMBOLS, HIDDEN = 3, 4
@@ -77,6 +77,29 @@ def test_stacked_agents_say_hear_and_learn_what_each_does_alone(number: int, len
     mine = play.symbols.pow(3).sum() + play.objects[candidates].pow(3).sum()
     expected, found = (torch.autograd.grad(value, parameters, materialize_grads=True) for value in (loss, mine))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_parameters_of_all_seeds_lie_together_until_they_are_moved_apart_and_the_game_is_the_same() -> None:
+    both, played = agents(2, rectify=True), games(30, 2)
+    weight = both.sender["seed_0"].embed.weight  # type: ignore[union-attr]
+
+    def slopes() -> tuple[Tensor, ...]:
+        play = both(*played)
+        assert play.objects is not None
+        value = play.symbols.pow(3).sum() + play.objects[played[2]].pow(3).sum()
+        return torch.autograd.grad(value, list(both.parameters()))
+
+    together = stacked(list(both.sender.values()))["embed.weight"]
+    assert together.data_ptr() == weight.data_ptr(), "no copy"
+    before = slopes()
+    weight.data = weight.data.clone()  # as an engine does that keeps all parameters in a vector of its own
+    assert stacked(list(both.sender.values()))["embed.weight"].data_ptr() != weight.data_ptr()
+    torch.testing.assert_close(slopes(), before, rtol=0, atol=0)
+    with torch.no_grad():
+        weight.add_(1)
+    assert torch.equal(stacked(list(both.sender.values()))["embed.weight"][0], weight)
+    both.float().double()
+    assert stacked(list(both.sender.values()))["embed.weight"].data_ptr() == weight.data_ptr()
 
 
 def test_the_written_out_gradient_of_a_cell_is_the_true_one() -> None:
