@@ -217,8 +217,8 @@ def numbers(values: Mapping[str, float], most: int = 4) -> str:
 
 def _pace(view: View, now: float) -> str:
     words = []
-    if "images_per_second" in view.run.values:
-        words.append(f"{view.run.values['images_per_second']:,.0f} images/s")
+    if "examples_per_second" in view.run.values:
+        words.append(f"{view.run.values['examples_per_second']:,.0f} examples/s")
     left = view.seconds_left(now)
     if left is not None:
         words.append(f"{duration(left)} left")
@@ -490,8 +490,8 @@ def detail(view: View, now: float, width: int, *, alone: bool, is_screen: bool) 
     if run.total:
         yield _progress(view, now, width) if is_screen else Text(f"  {_progress_words(view, now)}")
     values = numbers(losses(run), most=3)
-    if "images_per_second" in run.values:
-        values += f"  {run.values['images_per_second']:,.0f} images/s"
+    if "examples_per_second" in run.values:
+        values += f"  {run.values['examples_per_second']:,.0f} examples/s"
     scores = "  ".join(f"{role} {text}" for role in ("validation", "test") if (text := main_score(run, role)))
     whole = "   ".join(part for part in (values.strip(), scores if alone else "") if part)
     if whole:

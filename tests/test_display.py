@@ -43,7 +43,7 @@ def records(total: int = 400, seconds: float = 100.0, accuracy: float = 0.7) -> 
             }
         for step in range(first + 10, stop + 1, 10):
             values = {"train/loss": 2.0 - step / total, "train/accuracy": accuracy * step / total}
-            values |= {"images_per_second": 912.4, "lr/stem": 0.1}
+            values |= {"examples_per_second": 912.4, "lr/stem": 0.1}
             yield {"kind": "metrics", "step": step, "time": at(step), "values": values}
         score = {"accuracy": accuracy * stop / total, "loss": 1.0}
         yield {
@@ -112,7 +112,7 @@ def test_the_live_picture_of_one_run_says_all_and_fits(width: int) -> None:
             "0:48 left",
             "loss 1.475",
             "accuracy 36.8 %",
-            "912 images/s",
+            "912 examples/s",
             "validation 35.0 %",
         ),
         "last operation: redraw(layer2, head), 123,456 entries in 14 tensors",
@@ -214,15 +214,15 @@ GOLDEN = """\
 starting
 running
 step 0/400  gen 0, ascent  (stem, layer1 ascend x0.01; layer2, head descend)
-step 20/400  gen 0, ascent  loss 1.950  accuracy 3.5 %  (912 images/s, 3:10 left)
+step 20/400  gen 0, ascent  loss 1.950  accuracy 3.5 %  (912 examples/s, 3:10 left)
 step 20/400  gen 0, descent  (stem, layer1, layer2, head descend)
-step 40/400  gen 0, descent  loss 1.900  accuracy 7.0 %  validation 3.5 %  (912 images/s, 3:00 left)
+step 40/400  gen 0, descent  loss 1.900  accuracy 7.0 %  validation 3.5 %  (912 examples/s, 3:00 left)
 """
 
 LAST = """\
-step 400/400  gen 3, descent  loss 1.000  accuracy 70.0 %  validation 56.0 %  (912 images/s)
-step 400/400  gen 3, descent  validation accuracy 70.0 %  loss 1.000  (912 images/s)
-step 400/400  gen 3, descent  test accuracy 70.0 %  loss 1.100  (912 images/s)
+step 400/400  gen 3, descent  loss 1.000  accuracy 70.0 %  validation 56.0 %  (912 examples/s)
+step 400/400  gen 3, descent  validation accuracy 70.0 %  loss 1.000  (912 examples/s)
+step 400/400  gen 3, descent  test accuracy 70.0 %  loss 1.100  (912 examples/s)
 finished
 """
 

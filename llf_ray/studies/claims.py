@@ -13,9 +13,10 @@ from typing import Literal
 
 from llf_ray.studies.compare import Against
 
-__all__ = ["Claim", "Found", "Verdict", "judge", "judged", "untestable"]
+__all__ = ["QUICK", "Claim", "Found", "Verdict", "judge", "judged", "untestable"]
 
 Verdict = Literal["reproduced", "not reproduced", "cannot be tested here"]
+QUICK = "The quick size trains for a few epochs: its numbers show that everything works, and nothing else."
 
 
 @dataclass(frozen=True, kw_only=True)

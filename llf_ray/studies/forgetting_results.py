@@ -21,7 +21,7 @@ from llf_ray.display import duration
 from llf_ray.forget.groups import Both, Select, layout, resolve
 from llf_ray.forget.operations import WEIGHTS
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.claims import Claim, Found, judge, judged, untestable
+from llf_ray.studies.claims import QUICK, Claim, Found, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, markdown, plain, spread
 from llf_ray.studies.examine import examined
 from llf_ray.studies.forgetting import MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, spent, sweep
@@ -682,9 +682,6 @@ def document(found: Findings) -> str:
     if found.probed:
         lines += ["", "## Targeted forgetting", "", *_probe_table(found)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-QUICK = "The quick size trains for a few epochs: its numbers show that everything works, and nothing else."
 
 
 def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:

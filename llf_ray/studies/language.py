@@ -34,7 +34,7 @@ from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
 from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
-from llf_ray.studies.claims import judge
+from llf_ray.studies.claims import QUICK, judge
 from llf_ray.studies.compare import Against, against
 from llf_ray.tasks.language_game import LanguageGame, li_bowling
 from llf_ray.train.folder import create, open_run
@@ -436,17 +436,23 @@ def _selectivity(probe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conclusions(result: Mapping[str, Any]) -> list[str]:
-    """What the study says of each claim, in a sentence."""
+    """What the study says of each claim, in a sentence; of the quick size nothing is judged: it is too short."""
     arms = result["arms"]
-    lines = [
+    lines = [QUICK] if result["size"] == "quick" else []
+    judged = not lines
+    lines += [
         _verdict(
             f"Neural iterated learning gains {GAIN} of topographic similarity or more over no forgetting "
             "(Ren et al. 2020; 0.81 against 0.52 with the official code, one seed, its own definition)",
             arms[NEURAL]["minus_none"]["topographic_similarity"],
             GAIN,
+            judged,
         ),
         _verdict(
-            "The same with Ren et al.'s own definition", arms[NEURAL]["minus_none"]["topographic_similarity_nil"], GAIN
+            "The same with Ren et al.'s own definition",
+            arms[NEURAL]["minus_none"]["topographic_similarity_nil"],
+            GAIN,
+            judged,
         ),
     ]
     for name, arm in arms.items():
@@ -458,18 +464,20 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
                 + (" in Li & Bowling's game" if name.startswith("base") else ""),
                 arm["minus_none"]["topographic_similarity"],
                 0.0,
+                judged,
             )
         )
     for name, found in result["probe"]["selectivity"].items():
-        lines.append(_verdict(f"Forgetting ({name}) removes the holistic half more (Zhou et al. 2022)", found, 0.0))
+        claim = f"Forgetting ({name}) removes the holistic half more (Zhou et al. 2022)"
+        lines.append(_verdict(claim, found, 0.0, judged))
     return lines
 
 
-def _verdict(claim: str, found: Mapping[str, Any], least: float) -> str:
-    """In the words of `claims.judge`, whose rule it is."""
+def _verdict(claim: str, found: Mapping[str, Any], least: float, judged: bool) -> str:
+    """In the words of `claims.judge`, whose rule it is; where it is not to be judged, the difference alone."""
     by_seed = {int(seed): value for seed, value in found["by_seed"].items()}
     ours, verdict, why = judge(against(by_seed, dict.fromkeys(by_seed, 0.0)), least=least, scale=1.0)
-    return f"{claim}: {verdict}, {ours}{f'; {why}' if why else ''}."
+    return f"{claim}: {verdict}, {ours}{f'; {why}' if why else ''}." if judged else f"{claim}: {ours}."
 
 
 def _with_interval(found: Mapping[str, Any], *, sign: bool = False) -> str:

@@ -261,7 +261,7 @@ class Worker:
             raise Hopeless(f"a probe's snapshot could not be written at step {step}: {error}") from None
 
     def probe(self, step: int) -> None:
-        """Measure what perturbations of the weights would do; rates of images leave the time out."""
+        """Measure what perturbations of the weights would do; rates of examples leave the time out."""
         since = time.perf_counter()
         self.clock.now("probes")
         self.record(self.prober.look(step))
@@ -333,7 +333,7 @@ class Worker:
             "train/loss": sum(losses) / len(losses),
             "generation": phase.generation,
             "phase": position.index,
-            "images_per_second": len(losses) * batch_of(self.config.engine, self.team.size, phase)[0] / elapsed,
+            "examples_per_second": len(losses) * batch_of(self.config.engine, self.team.size, phase)[0] / elapsed,
             **({"train/accuracy": hits / seen} if seen else {}),
             **{f"lr/{label}": self.config.optim.lr * factor[label] * v for label, v in value.items()},
             **{f"direction/{label}": direction for label, direction in phase.directions.items()},

@@ -113,7 +113,7 @@ def curves(folder: Path) -> dict[tuple[str, int], float]:
         for kind in ("metrics", "score")
         for record in records(folder, kind)
         for name, value in record["values"].items()
-        if name != "images_per_second"
+        if name != "examples_per_second"
     }
 
 

@@ -20,6 +20,7 @@ from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError
 from llf_ray.run import prepare
 from llf_ray.studies import language
+from llf_ray.studies.claims import QUICK
 from llf_ray.studies.language import NEURAL, NONE, begin, carry_out, conclusions, markdown, study_of, write
 from llf_ray.studies.price import threads
 from llf_ray.train.state import Run
@@ -167,13 +168,20 @@ def test_another_study_s_folder_is_refused(study: Study, tmp_path: Path) -> None
     ],
 )
 def test_a_claim_is_judged_by_its_interval(study: Study, gain: tuple[float, ...], word: str) -> None:
-    result = copy.deepcopy(study.result)
+    result = {**copy.deepcopy(study.result), "size": "small"}
     none = {str(seed): 0.3 for seed in range(3)}
     scores = {str(seed): 0.3 + gain[seed] for seed in range(3)}
     result["arms"][NEURAL]["minus_none"]["topographic_similarity"] = language._plain(scores, none)
     assert f": {word}" in conclusions(result)[0]
     assert conclusions(result)[0] in markdown(result)
     assert result["arms"][NONE]["minus_none"]["accuracy"]["mean"] == 0
+
+
+def test_of_the_quick_size_nothing_is_judged(study: Study) -> None:
+    first, *claims = conclusions(study.result)
+    assert first == QUICK
+    assert claims
+    assert not any("reproduced" in line for line in claims)
 
 
 def test_the_command_line_runs_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -363,7 +363,7 @@ def test_metrics_say_what_each_group_did(tmp_path: Path) -> None:
     assert (first["direction/rest"], first["direction/early"], first["direction/head"]) == (1.0, -0.5, 1.0)
     assert (first["generation"], first["phase"]) == (0, 0)
     assert 0 <= first["train/accuracy"] <= 1
-    assert first["images_per_second"] > 0
+    assert first["examples_per_second"] > 0
 
 
 def test_a_metric_is_the_mean_of_the_steps_since_the_last(tmp_path: Path, reference: Path) -> None:

@@ -42,7 +42,7 @@ def test_probes_leave_no_trace_in_the_run(tmp_path):
 
     def measured(folder):
         return [
-            (r["step"], {k: v for k, v in r["values"].items() if k != "images_per_second"})
+            (r["step"], {k: v for k, v in r["values"].items() if k != "examples_per_second"})
             for r in journal(folder)
             if r["kind"] in ("metrics", "score")
         ]

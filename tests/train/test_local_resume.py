@@ -116,7 +116,7 @@ def story(folder: Path) -> list[dict[str, Any]]:
         if record["kind"] in ("metrics", "score", "operation", "phase"):
             record = {k: v for k, v in record.items() if k != "time"}
             if record["kind"] == "metrics":
-                record["values"] = {k: v for k, v in record["values"].items() if k != "images_per_second"}
+                record["values"] = {k: v for k, v in record["values"].items() if k != "examples_per_second"}
             told.append(record)
     return told
 
