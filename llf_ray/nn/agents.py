@@ -64,8 +64,11 @@ class Receiver(nn.Module):
 
 def stacked(agents: Sequence[nn.Module]) -> Weights:
     """Parameters of equal agents by name, each (S, ...)."""
-    owned = [dict(agent.named_parameters()) for agent in agents]
-    together = {name: tuple(one[name] for one in owned) for name in owned[0]}
+    together = {}
+    for layer, first in agents[0].named_children():
+        layers = [getattr(agent, layer) for agent in agents]
+        for name in first._parameters:
+            together[f"{layer}.{name}"] = tuple(getattr(one, name) for one in layers)
     if all(_side_by_side(parts) for parts in together.values()):  # so they are whole: nobody need be asked for them
         return {name: _Together.apply(*parts) for name, parts in together.items()}
     every = [
@@ -77,15 +80,12 @@ def stacked(agents: Sequence[nn.Module]) -> Weights:
 
 def _side_by_side(parts: Sequence[Tensor]) -> bool:
     """Whether equal tensors follow one another in one piece of memory."""
-    first = parts[0]
-    start, size = first.data_ptr(), first.numel() * first.element_size()
-    storage = first.untyped_storage().data_ptr()
-    return size > 0 and all(
-        part.data_ptr() == start + place * size
-        and part.untyped_storage().data_ptr() == storage
-        and part.numel() == first.numel()
-        and part.is_contiguous()
-        for place, part in enumerate(parts)
+    start, size = parts[0].data_ptr(), parts[0].nbytes
+    memory = parts[0].untyped_storage()
+    return (
+        size > 0
+        and start + len(parts) * size <= memory.data_ptr() + memory.nbytes()
+        and all(part.is_contiguous() and part.data_ptr() == start + k * size for k, part in enumerate(parts))
     )
 
 
@@ -238,7 +238,7 @@ def speak(
     if shared:
         # a product, not an index: its gradient adds up in one order on every device
         which = _one_hot(targets, len(objects), code.dtype)
-        parts = list(torch.bmm(which, torch.cat(parts, -1)).split([part.shape[-1] for part in parts], -1))
+        parts = [torch.bmm(which, part) for part in parts]
     scores, (cell, pushed) = parts[:1], parts[1:]
     messages = []
     for place in range(length):
