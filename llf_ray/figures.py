@@ -780,8 +780,8 @@ def _draw_boundaries(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[
 
 
 def _draw_test(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[str, Any]], metric: str) -> None:
-    """Seeds as dots on the left of an arm's place, their mean as a line with its value on the right."""
-    ax.set_title("test, at the end")
+    """Seeds as dots on the left of an arm's place, their mean as a line; its value stands above them."""
+    ax.set_title("test, at the end: seeds and their mean")
     for number, arm in enumerate(arms):
         scores = list(arm.test.values())
         if not scores:
@@ -794,10 +794,10 @@ def _draw_test(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[str, A
         ax.hlines(mean, number - 0.4, number + 0.44, color=colour, linewidth=2.2, zorder=2)
         ax.annotate(
             _in_full(mean, metric).removesuffix(" %"),
-            (number + 0.44, mean),
-            xytext=(0, 2),
+            (number, max(scores)),  # above the seeds: beside the mean it would lie on one of them
+            xytext=(0, 5),
             textcoords="offset points",
-            ha="right",
+            ha="center",
             va="bottom",
             fontsize=9 if len(arms) <= 6 else 7,
             color=colour,

@@ -601,7 +601,10 @@ def draw_result(result: Result, path: Path) -> Path:
         )
         for arm in result.arms
     ]
-    title = f"{result.name}: {len(result.seeds)} seed(s), {result.arms[0].total:,} optimizer steps each"
+    few, many = (pick(arm.total for arm in result.arms) for pick in (min, max))
+    steps = f"{few:,} optimizer steps each" if few == many else f"{few:,} to {many:,} optimizer steps"
+    seeds = f"{len(result.seeds)} seed{'' if len(result.seeds) == 1 else 's'}"
+    title = f"{result.name}: {seeds}, {steps}"
     return figures.comparison(title, arms, path, metric=result.metric)
 
 
