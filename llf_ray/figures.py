@@ -781,7 +781,7 @@ def _draw_boundaries(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[
 
 def _draw_test(ax: Axes, arms: Sequence[Arm], looks: Mapping[str, Mapping[str, Any]], metric: str) -> None:
     """Seeds as dots on the left of an arm's place, their mean as a line; its value stands above them."""
-    ax.set_title("test, at the end: seeds and their mean")
+    ax.set_title("test, with means")
     for number, arm in enumerate(arms):
         scores = list(arm.test.values())
         if not scores:

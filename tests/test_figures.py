@@ -273,12 +273,12 @@ def test_ascents_are_thin_bars_in_the_colour_of_their_arm(drawn, tmp_path):
     assert not boxes[0].overlaps(boxes[1])
 
 
-def test_means_are_written_at_the_mean(drawn, tmp_path):
+def test_means_are_written_above_their_seeds(drawn, tmp_path):
     scores = {0: 0.70, 1: 0.90, 2: 0.83}
     comparison("", [replace(arms(1, 1)[0], test=scores)], tmp_path / "c.png")
     (text,) = drawn[0].axes[1].texts
     assert text.get_text() == "81.0"
-    assert text.xy[1] == pytest.approx(0.81)
+    assert text.xy[1] == pytest.approx(0.90)
 
 
 def test_a_comparison_that_has_no_scores_yet_is_drawn(tmp_path):
