@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llf_ray.config import SettingError, check_number
-from llf_ray.forget.groups import Either, Select
 from llf_ray.forget.masks import Everything, Magnitude, Saved, Shuffled
-from llf_ray.forget.operations import Forget, KeepMask, Snapshot
+from llf_ray.forget.operations import STATE, Forget, KeepMask, Snapshot
 from llf_ray.plan import DataRule, Length, Operation, Phase
 from llf_ray.recipes.base import check_budget, cosine
 
 __all__ = ["MASK", "REWIND", "IterativePruning"]
 
 MASK, REWIND = "alive", "start"  # stores: what is alive, and the weights to go back to
-STATE = Either((Select(), Select(kinds=("statistic",), name="statistics")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ class IterativePruning:
     def _prune(self) -> tuple[Operation, ...]:
         """At the end of a level: the next one's mask, and the weights that it starts from."""
         smaller = KeepMask(store=MASK, source=Magnitude(keep=1 - self.rate, scope=self.scope, within=MASK))
-        shuffled = (KeepMask(store=MASK, source=Shuffled(name=MASK)),) if self.control == "random" else ()
+        shuffled = (KeepMask(store=MASK, source=Shuffled(of=Saved(name=MASK))),) if self.control == "random" else ()
         start = (
             (Forget(select=STATE, fill="initial"), Forget(keep=Saved(name=MASK), fill="zero"))
             if self.control == "reinit"

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from llf_ray.data.order import order
 from llf_ray.engine.base import Optim
 from llf_ray.forget.draw import key_of
-from llf_ray.forget.groups import Both, Either, Select
+from llf_ray.forget.groups import Both, Select
 from llf_ray.forget.masks import Everything
-from llf_ray.forget.operations import WEIGHTS, Forget
+from llf_ray.forget.operations import STATE, WEIGHTS, Forget
 from llf_ray.nn.normaliser import freeze
 from llf_ray.plan import FREEZE, Curve, DataRule, Generate, Length, Objective, Pass, Phase, Rule
 from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
@@ -43,7 +43,6 @@ SEAL = Seal(generations=2, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_ep
 START, END = 3 * PER_EPOCH, 4 * PER_EPOCH  # of its ascent
 EARLY = {"stem.0.weight", "stem.1.weight", "stem.1.bias"}
 DRAWN = ("stem.0.weight", "body.0.weight", "head.weight")
-STATE = Either((Select(), Select(kinds=("statistic",), name="statistics")))
 
 
 class Way(Protocol):
