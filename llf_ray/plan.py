@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from llf_ray.config import SettingError, check, check_number, to_plain
@@ -243,13 +243,15 @@ class DataRule:
     """What a phase trains on: a share of the task's training part, or what an earlier phase generated into a store.
 
     A share is the first part of one fixed order, so shares grow into one another. ``repeat_order`` gives every
-    generation the same order and augmentation. ``batch`` is the items of one optimizer step, over all workers, where
-    it is not the run's.
+    generation the same order and augmentation. ``start`` is where in its generation's order a phase begins, so that a
+    generation rewound to step k goes on with the data of step k; without it a phase goes on where the one before on
+    these data stopped. ``batch`` is the items of one optimizer step, over all workers, where it is not the run's.
     """
 
     source: str = "task"
     share: float = 1.0
     repeat_order: bool = False
+    start: Length | None = None
     batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -352,9 +354,9 @@ class Cut:
 class Position:
     """Where a run stands before optimizer step ``step``.
 
-    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` how many
-    steps of this generation's sample order were used before ``step``, ``generation_start``/``generation_stop`` the
-    generation's steps.
+    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` the place
+    of ``step`` in this generation's sample order, in steps, ``generation_start``/``generation_stop`` the generation's
+    steps.
     """
 
     step: int
@@ -542,18 +544,33 @@ def locate(plan: Plan, step: int, cuts: Sequence[Cut] = ()) -> Position:
     index = next((i for i, (_, stop) in enumerate(every) if step < stop), len(every) - 1)
     generation = plan.phases[index].generation
     members = [i for i, phase in enumerate(plan.phases) if phase.generation == generation]
-    same_data = [i for i in members if i < index and plan.phases[i].data == plan.phases[index].data]
     start, stop = every[index]
     return Position(
         step=step,
         index=index,
         start=start,
         stop=stop,
-        stream=sum(every[i][1] - every[i][0] for i in same_data) + step - start,
+        stream=_stream(plan, index, [i for i in members if i < index], every) + step - start,
         generation_start=every[members[0]][0],
         generation_stop=every[members[-1]][1],
         total=total,
     )
+
+
+def _stream(plan: Plan, index: int, before: Sequence[int], every: Sequence[tuple[int, int]]) -> int:
+    """Where phase ``index`` begins in its generation's sample order: at its own start, or where the last of the phases
+    ``before`` it on these data stopped.
+    """
+    data, place = plan.phases[index].data, 0
+    if data.start is not None:
+        return data.start.in_steps(plan.epoch_steps[index])
+    for earlier in reversed(before):
+        other = plan.phases[earlier].data
+        if replace(other, start=None) == data:
+            place += every[earlier][1] - every[earlier][0]
+            if other.start is not None:
+                return place + other.start.in_steps(plan.epoch_steps[earlier])
+    return place
 
 
 def _known(cuts: Sequence[Cut], step: int) -> list[Cut]:

@@ -435,6 +435,24 @@ def test_steps_of_an_epoch_are_those_of_the_phases_own_data() -> None:
     assert plan.ask_every == 4
 
 
+def test_a_phase_may_begin_at_a_place_of_its_own_in_the_order() -> None:
+    """A generation rewound to step k has the data that the first had from step k on; a second one has them again."""
+    own = DataRule(start=Length(epochs=1.25))
+    phases = [
+        phase(5, name="until k"),
+        phase(6, name="on"),
+        phase(6, name="ticket", generation=1, data=own),
+        phase(6, name="control", generation=1, data=own),
+        phase(3, name="more", generation=1),
+        phase(3, name="most", generation=1),
+    ]
+    plan = compute(phases, num_items=48, batch=12)
+    streams = [locate(plan, step).stream for step in range(plan.total)]
+    assert streams == [*range(11), *range(5, 11), *range(5, 11), *range(11, 17)]
+    cut = [locate(plan, step, [Cut(phase=3, step=19)]).stream for step in range(19, 25)]
+    assert cut == list(range(7, 13)), "goes on where the cut phase stopped"
+
+
 def test_a_share_that_is_a_whole_number_of_batches_loses_none_to_rounding() -> None:
     plan = compute([phase(epochs=1, data=DataRule(share=0.3))], num_items=100, batch=10)
     assert plan.steps == (3,)
@@ -630,6 +648,7 @@ def test_every_part_of_a_plan_tells_in_its_fingerprint() -> None:
         plan_of(4, 4, curve=Curve(floor=0.1)),
         plan_of(4, 4, entry=(Forget(),)),
         plan_of(4, 4, optimizer="rebuild"),
+        plan_of(4, 4, data=DataRule(start=Length(steps=2))),
         plan_of(4, 4, rules=(Rule(select=Select(), direction=-0.01),)),
     ]
     assert len({p.fingerprint for p in (plan, *others)}) == len(others) + 1

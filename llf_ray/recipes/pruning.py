@@ -28,9 +28,10 @@ class IterativePruning:
     Level 0 trains dense. Then the smallest magnitudes at the end of the level before are pruned, of all layers together
     (``scope="global"``) or of each tensor; whatever is left, biases, normalisers and their statistics included, goes
     back to what it was at ``rewind_epochs`` of level 0; what is pruned is held at zero in masters, copies and moments;
-    and the level trains on from there, under the rest of the same curve. ``rewind_epochs`` = 0 goes back to the
-    initialisation. With ``drops``, shares of a level, the rate falls tenfold at each in place of a cosine. Published
-    (ResNet-20, CIFAR-10): 160 epochs a level, drops at 1/2 and 3/4, rate 0.2, rewinding to about step 500.
+    and the level trains on from there, under the rest of the same curve and from the same place in the order of its
+    data. ``rewind_epochs`` = 0 goes back to the initialisation. With ``drops``, shares of a level, the rate falls
+    tenfold at each in place of a cosine. Published (ResNet-20, CIFAR-10): 160 epochs a level, drops at 1/2 and 3/4,
+    rate 0.2, rewinding to about step 500.
 
     Controls: "reinit" trains the mask from a new draw in place of the rewound weights; "random" shuffles each tensor's
     mask, so that layers keep their sparsity and lose the places. ``repeat_order`` gives every level the same order of
@@ -98,7 +99,7 @@ class IterativePruning:
                 hold=(MASK,),
                 exit=prune[level],
                 optimizer="rebuild",
-                data=data,
+                data=replace(data, start=Length(epochs=self.rewind_epochs)),
             )
             for level in range(1, self.generations)
         )

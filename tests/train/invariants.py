@@ -149,11 +149,19 @@ def kept_kernels_pass_a_boundary_untouched(way: Way) -> None:
 
 
 def pruning_nothing_is_dense_training(way: Way) -> None:
-    """6.3 (6): at a rate of 0, rewound to step 0, in the same order of the data."""
+    """6.3 (6): at a rate of 0, rewound to step 0 or, without momentum, which is not, to k; in one order of the data."""
     recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=1, rate=0.0, repeat_order=True)
     _, pruned = way.watched(settings(recipe, task=CALM))
     _, dense = way.watched(settings(Long(generations=1, epochs=2, warmup_epochs=1), task=CALM))
     assert same_bits(pruned, dense)
+    plain = replace(SGD, momentum=0.0)
+    for k in (0.5, 1.25):  # inside the warm-up, and behind an epoch
+        rewound = replace(recipe, rewind_epochs=k)
+        watch, end = way.watched(settings(rewound, task=CALM, optim=plain))
+        _, first = way.watched(settings(replace(rewound, generations=1), task=CALM, optim=plain))
+        assert same_bits(end, first)
+        steps = round((2 - k) * PER_EPOCH)
+        assert watch.losses[-steps:] == watch.losses[-2 * steps : -steps]
 
 
 def shrink_and_perturb_has_its_two_ends(way: Way) -> None:
