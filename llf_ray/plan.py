@@ -317,18 +317,33 @@ class Plan:
     """Phases with their lengths in optimizer steps: what a run will do, saved with it.
 
     ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last
-    partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation.
+    partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation,
+    the longest epoch of the plan; in a phase with a rule for its end after each epoch of its own, but no more often
+    than every ``ask_at_least`` steps.
     """
 
     phases: tuple[Phase, ...]
     steps: tuple[int, ...]
     epoch_steps: tuple[int, ...]
     ask_every: int
+    ask_at_least: int = 1
 
     @property
     def total(self) -> int:
         """Optimizer steps of the whole plan, were no phase cut."""
         return sum(self.steps)
+
+    def asks_every(self, index: int) -> int:
+        """Steps of the generation between two questions in phase ``index``."""
+        if self.phases[index].until is None:
+            return self.ask_every
+        return _at_least(self.ask_at_least, self.epoch_steps[index])
+
+    def is_scored(self, index: int, step: int, every: int) -> bool:
+        """Whether a question in phase ``index``, ``step`` steps into its generation, is the first after ``every``
+        epochs more: where validation is due. Epochs are the plan's longest.
+        """
+        return step % (every * self.ask_every) < self.asks_every(index)
 
     @property
     def generations(self) -> int:
@@ -438,10 +453,16 @@ def compute(
         phases=tuple(phases),
         steps=_in_steps(phases, epoch_steps, num_items // batch),
         epoch_steps=tuple(epoch_steps),
-        ask_every=longest * math.ceil(ask_at_least / longest),
+        ask_every=_at_least(ask_at_least, longest),
+        ask_at_least=ask_at_least,
     )
     check_plan(plan)
     return plan
+
+
+def _at_least(steps: int, epoch: int) -> int:
+    """The fewest whole epochs that have so many steps, in steps."""
+    return epoch * math.ceil(steps / epoch)
 
 
 def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -> tuple[int, ...]:
@@ -578,10 +599,11 @@ def _known(cuts: Sequence[Cut], step: int) -> list[Cut]:
 
 
 def is_named(plan: Plan, position: Position) -> bool:
-    """Whether rank 0 asks at this step in a run that nothing interrupts: at a phase's start, and every ``ask_every``
-    steps of the generation.
+    """Whether rank 0 asks at this step in a run that nothing interrupts: at a phase's start, and every so many steps of
+    the generation.
     """
-    return position.step == position.start or (position.step - position.generation_start) % plan.ask_every == 0
+    every = plan.asks_every(position.index)
+    return position.step == position.start or (position.step - position.generation_start) % every == 0
 
 
 def curve_value(curve: Curve, t: float, span: int, warmup: int = 0) -> float:
@@ -662,7 +684,8 @@ class Schedule:
                 boundary.append(("entry", index))
             if stop == step:
                 boundary.append(("exit", index))
-        asked = step + self.plan.ask_every - (step - position.generation_start) % self.plan.ask_every
+        every = self.plan.asks_every(position.index)
+        asked = step + every - (step - position.generation_start) % every
         until = step if position.finished else min(position.stop, asked)
         return Answer(position=position, boundary=tuple(boundary), until=until, cuts=tuple(known))
 

@@ -73,7 +73,8 @@ def plans(draw: st.DrawFn) -> Plan:
         )
         share = draw(st.sampled_from([1.0, 0.5]))
         fill, data = draw(st.booleans()), DataRule(share=share)
-        phases.append(Phase(name=f"p{place}", generation=generation, length=length, fill=fill, data=data))
+        until = draw(st.sampled_from([None, Until(at_least=9)]))
+        phases.append(Phase(name=f"p{place}", generation=generation, length=length, fill=fill, data=data, until=until))
     phases.append(phase(draw(st.integers(1, 5)), name="last", generation=generation))
     return compute(phases, num_items=48, batch=12)
 
@@ -433,6 +434,34 @@ def test_steps_of_an_epoch_are_those_of_the_phases_own_data() -> None:
     plan = compute([made, *phases[1:]], num_items=50, batch=12, sizes={"made": 24})
     assert plan.epoch_steps == (2, 4, 2), "the last partial batch is dropped"
     assert plan.ask_every == 4
+
+
+def test_a_phase_with_a_rule_for_its_end_is_asked_after_each_epoch_of_its_own() -> None:
+    """Where data arrive in portions: the mean that decides is that of the portion, and no longer one."""
+    fits = Until(measure="accuracy", at_least=0.9)
+    phases = [
+        phase(24, name="r", generation=g, data=DataRule(share=(g + 1) / 4), until=fits if g < 3 else None)
+        for g in range(4)
+    ]
+    plan = compute(phases, num_items=48, batch=12)
+    assert [plan.asks_every(index) for index in range(4)] == [1, 2, 3, 4]
+    few = compute(phases, num_items=48, batch=12, ask_at_least=5)
+    assert [few.asks_every(index) for index in range(4)] == [5, 6, 6, 8]
+    schedule = Schedule(plan)
+    assert [schedule.at(step).until for step in (0, 24, 26, 48, 50, 72)] == [1, 26, 28, 51, 51, 76]
+    assert schedule.decide(27, seen(accuracy=1.0)) is None, "inside the second portion's epoch"
+    cut = schedule.decide(28, seen(accuracy=1.0))
+    assert cut == Cut(phase=1, step=28, why="training accuracy 1 (before the phase: None)")
+
+
+def test_validation_falls_due_at_the_first_question_after_so_many_epochs() -> None:
+    phases = [phase(24, generation=g, data=DataRule(share=(g + 3) / 4), until=Until(at_least=9)) for g in range(2)]
+    plan = compute(phases, num_items=48, batch=12)
+    found = [
+        [step for step in range(every, 24, every) if plan.is_scored(index, step, 2)]
+        for index, every in enumerate((3, 4))
+    ]
+    assert found == [[9, 18], [8, 16]]
 
 
 def test_a_phase_may_begin_at_a_place_of_its_own_in_the_order() -> None:

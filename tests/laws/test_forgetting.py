@@ -23,6 +23,7 @@ from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.tracking import named_values
+from llf_ray.train.adviser import read_cuts
 from llf_ray.train.state import Stores, load_stand, newest
 from tests.local import ADAMW, PER_EPOCH, Watch, changed, final, journal, same_bits, settings, watched, whole
 from tests.toy import Toy
@@ -240,6 +241,26 @@ def test_one_and_zero_is_a_warm_start_and_zero_and_one_a_fresh_model(tmp_path: P
         assert all(torch.equal(start[name], value) for name, value in statistics.items())
     for name in parameters:
         torch.testing.assert_close(mixed[name], 0.4 * warm[name] + 0.1 * fresh[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_round_ends_when_its_own_data_are_learned(tmp_path: Path) -> None:
+    """Asked after every epoch of what has arrived, not of what will have: the mean over that epoch counts."""
+    recipe = ShrinkAndPerturb(generations=4, epochs=6, until_accuracy=0.3)
+    folder = whole(settings(recipe, task=CALM), tmp_path / "run")
+    hits = {record["step"]: record["values"]["train/accuracy"] for record in journal(folder, "metrics")}
+    ends, start = [], 0
+    for epoch in (1, 2, 3, 4):  # steps of one, by generation: quarters of 48 items in batches of 12
+        asked = range(start + epoch, start + 24, epoch)
+        reached = (step for step in asked if sum(hits[s] for s in range(step - epoch + 1, step + 1)) >= 0.3 * epoch)
+        start = next(reached, start + 24)
+        ends.append(start)
+    begun = journal(folder, "phase")
+    assert begun[0]["stop"] == 24, "what was planned"
+    assert [record["step"] for record in begun] == [0, *ends[:-1]]
+    assert [cut.step for cut in read_cuts(folder)] == ends, "each round was ended"
+    assert any(end % 4 for end in ends), "some between two questions of the longest epoch"
+    scored = [record["step"] for record in journal(folder, "score") if record["role"] == "validation"]
+    assert set(ends) <= set(scored)
 
 
 def test_data_grow_by_shares_of_one_order(tmp_path: Path) -> None:
