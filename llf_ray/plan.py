@@ -287,7 +287,8 @@ class Phase:
     ``entry`` and ``exit`` are the operations of its two boundaries, ``hold`` the stored masks whose dead entries stay
     zero. Parameters that no rule selects descend at the run's rate. A cut phase (``until``, or a person) hands its
     unused steps to the next one where ``fill`` is set, so that a generation keeps its budget. ``moments`` says what
-    becomes of the moments of a group whose direction changes sign on entry.
+    becomes of the moments of a group whose direction changes sign on entry. ``aside``: it trains something else than
+    the network that its generation ends with; a comparison counts neither its steps nor its scores.
     """
 
     name: str
@@ -305,6 +306,7 @@ class Phase:
     objective: Objective = Objective()
     until: Until | None = None
     fill: bool = False
+    aside: bool = False
 
     @property
     def directions(self) -> dict[str, float]:
@@ -332,6 +334,11 @@ class Plan:
     def total(self) -> int:
         """Optimizer steps of the whole plan, were no phase cut."""
         return sum(self.steps)
+
+    @property
+    def budget(self) -> int:
+        """Optimizer steps that a comparison counts: all but those of phases aside."""
+        return sum(steps for phase, steps in zip(self.phases, self.steps, strict=True) if not phase.aside)
 
     def asks_every(self, index: int) -> int:
         """Steps of the generation between two questions in phase ``index``."""

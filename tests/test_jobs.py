@@ -84,12 +84,12 @@ def test_a_paper_job_gives_its_plan_without_data(path):
     """Steps an epoch follow from the number of items: 174 on CUB, 3,062 on Tiny-ImageNet."""
     items = longest(ITEMS, path.stem)
     recipes = {config.recipe: config.engine.batch for config in configs(path)}
-    totals = {compute(recipe.plan(), num_items=items, batch=batch).total for recipe, batch in recipes.items()}
+    budgets = {compute(recipe.plan(), num_items=items, batch=batch).budget for recipe, batch in recipes.items()}
     (batch,) = set(recipes.values())
     if "pruning" in path.stem:  # each level but the first starts at step 500
-        assert totals == {(items // batch) * 11 * 160 - 10 * 500}
+        assert budgets == {(items // batch) * 11 * 160 - 10 * 500}
     else:
-        assert totals == {(items // batch) * longest(EPOCHS, path.stem)}
+        assert budgets == {(items // batch) * longest(EPOCHS, path.stem)}
 
 
 def test_every_recipe_has_a_job_at_both_sizes():

@@ -482,6 +482,11 @@ def test_a_phase_may_begin_at_a_place_of_its_own_in_the_order() -> None:
     assert cut == list(range(7, 13)), "goes on where the cut phase stopped"
 
 
+def test_what_is_trained_aside_is_no_part_of_the_budget() -> None:
+    plan = compute([phase(5), phase(7, name="q", aside=True), phase(2, name="r")], num_items=48, batch=12)
+    assert (plan.total, plan.budget) == (14, 7)
+
+
 def test_a_share_that_is_a_whole_number_of_batches_loses_none_to_rounding() -> None:
     plan = compute([phase(epochs=1, data=DataRule(share=0.3))], num_items=100, batch=10)
     assert plan.steps == (3,)

@@ -141,21 +141,51 @@ def test_the_smallest_of_the_level_before_are_pruned(tmp_path: Path) -> None:
     assert gone.max() <= left.min()
 
 
-def test_controls_have_the_masks_and_not_the_ticket(tmp_path: Path) -> None:
-    recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=0, rate=0.4)
-    starts = {
-        control: watched(settings(replace(recipe, control=control), task=CALM), tmp_path / control)
-        for control in ("none", "reinit", "random")
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("rewind", [0, 0.5])
+def test_at_every_level_a_control_has_the_masks_of_the_ticket_run(scope: Any, rewind: float, tmp_path: Path) -> None:
+    """The ticket beside a control is the ticket run itself, bit for bit; the control trains on its masks alone."""
+    recipe = IterativePruning(generations=5, epochs=2, warmup_epochs=0, rate=0.3, scope=scope, rewind_epochs=rewind)
+    seen: dict[str, dict[tuple[str, int], tuple[dict[str, Tensor], list[float]]]] = {}
+    for control in ("none", "reinit", "random"):
+        folder = tmp_path / control
+        watch = watched(settings(replace(recipe, control=control), task=CALM), folder)
+        seen[control] = {
+            (record["name"], record["generation"]): (
+                watch.weights[record["step"]],
+                watch.losses[record["step"] : record["stop"]],
+            )
+            for record in journal(folder, "phase")
+        }
+    assert [phase for phase in seen["random"] if phase[0] == "ticket"] == [("ticket", 1), ("ticket", 2), ("ticket", 3)]
+    kept = seen["none"]["train", 0][0]  # in front of step k
+    for level in (1, 2, 3, 4):
+        own, losses = seen["none"]["sparse", level]
+        reinit, random = (seen[control]["sparse", level][0] for control in ("reinit", "random"))
+        for control in ("reinit", "random") if level < 4 else ():
+            beside = seen[control]["ticket", level]
+            assert same_bits(beside[0], own)
+            assert beside[1] == losses, "the same data, the same rates"
+        drawn = seen["reinit"]["sparse", level - 1][0] if level > 1 else kept
+        for name in WEIGHTS:
+            alive = own[name] != 0
+            assert torch.equal(reinit[name] != 0, alive), "the ticket's places"
+            assert not bool((reinit[name] == own[name])[alive].any()), "other values"
+            assert not bool((reinit[name] == drawn[name])[alive].any()), "at each level others"
+            there = random[name] != 0
+            assert int(there.sum()) == int(alive.sum()), "the ticket's sparsity of each layer"
+            assert not torch.equal(there, alive), "at other places"
+            assert torch.equal(random[name][there], kept[name][there]), "rewound all the same"
+    live = {
+        control: [
+            record["masks"][MASK][0]
+            for record in journal(tmp_path / control, "operation")
+            if MASK in record.get("masks", {})
+        ]
+        for control in seen
     }
-    ticket, reinit, random = (at_boundaries(starts[control])[1] for control in ("none", "reinit", "random"))
-    first = starts["none"].weights[0]
-    for name in WEIGHTS:
-        assert torch.equal(reinit[name] != 0, ticket[name] != 0), "the same places"
-        assert not bool((reinit[name] == first[name])[ticket[name] != 0].any()), "other values"
-        assert int((random[name] != 0).sum()) == int((ticket[name] != 0).sum()), "the same sparsity of each layer"
-        assert not torch.equal(random[name] != 0, ticket[name] != 0), "at other places"
-        alive = random[name] != 0
-        assert torch.equal(random[name][alive], first[name][alive]), "rewound all the same"
+    assert live["none"] == live["reinit"] == live["random"], "on record is the mask of what is scored"
+    assert len(live["none"]) == 5
 
 
 def test_masks_of_a_run_are_kept_with_it(tmp_path: Path) -> None:
