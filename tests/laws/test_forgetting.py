@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from llf_ray.display import operation_words
+from llf_ray.forget.edit import Edit, View
 from llf_ray.nn.paths import effective
+from llf_ray.plan import Length, Phase
 from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.dense_sparse import DenseSparse
@@ -22,10 +24,14 @@ from llf_ray.recipes.pruning import MASK, IterativePruning
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
+from llf_ray.run import prepare
+from llf_ray.tasks.classification import tiny as IMAGES
+from llf_ray.tasks.models import SmallResNet
 from llf_ray.tracking import named_values
 from llf_ray.train.adviser import read_cuts
+from llf_ray.train.folder import create
 from llf_ray.train.state import Stores, load_stand, newest
-from tests.local import ADAMW, PER_EPOCH, Watch, changed, final, journal, same_bits, settings, watched, whole
+from tests.local import ADAMW, PER_EPOCH, Watch, carry, changed, final, journal, same_bits, settings, watched, whole
 from tests.toy import Toy
 
 WEIGHTS = ("stem.0.weight", "body.0.weight", "head.weight")
@@ -214,7 +220,7 @@ class Shown(Toy):
 
 
 def test_effective_weights_are_on_record_beside_the_live_ones(tmp_path: Path) -> None:
-    recipe = IterativePruning(generations=4, epochs=1, warmup_epochs=0, rate=0.6)
+    recipe = IterativePruning(generations=4, epochs=1, warmup_epochs=0, rate=0.5)
     folder = whole(settings(recipe, task=Shown()), tmp_path / "run")
     records = [record for record in journal(folder, "operation") if "masks" in record]
     live, reached = ([record[key][MASK] for record in records] for key in ("masks", "effective"))
@@ -233,6 +239,60 @@ def test_effective_weights_are_on_record_beside_the_live_ones(tmp_path: Path) ->
     assert said.endswith("% on a path to the output")
     plain = journal(whole(settings(recipe), tmp_path / "plain"), "operation")
     assert all(record["effective"] == {} for record in plain if "masks" in record), "nobody shows an input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emptied:
+    """A mask that leaves nothing of some layers, to be held."""
+
+    layers: tuple[str, ...]
+
+    select = None
+    needs = ()
+    makes = ("m",)
+    kind = "masks"
+    label = "empty some layers"
+
+    def __call__(self, view: View) -> Edit:
+        weights = [slot for slot in view.slots if slot.kind == "weight"]
+        return Edit(masks={"m": {s.name: torch.full(s.shape, s.name not in self.layers) for s in weights}})
+
+
+def emptied(*layers: str) -> list[Phase]:
+    first = Phase(name="dense", generation=0, length=Length(steps=2), exit=(Emptied(layers=layers),))
+    return [first, Phase(name="sparse", generation=1, length=Length(steps=2), hold=("m",))]
+
+
+def test_a_network_goes_on_around_a_layer_without_weights_and_not_without_a_path(tmp_path: Path) -> None:
+    """Pruning away a residual branch is an outcome; pruning away the way from input to output is the end."""
+    branch, stem = "layer1.0.conv2.weight", "conv1.weight"
+    task = replace(IMAGES, model=SmallResNet(widths=(4, 8), blocks=(1, 1), stem_stride=2))
+    sizes = {slot.name: slot.size for slot in prepare(settings(emptied(branch), task=task)).slots}
+    assert {branch, stem} <= set(sizes)
+    folder = whole(settings(emptied(branch), task=task), tmp_path / "branch")
+    (record,) = journal(folder, "operation")
+    assert record["empty"] == {"m": [branch]}
+    assert operation_words(record).endswith(f"% on a path to the output, nothing of {branch}")
+    assert not bool(final(folder)[branch].any())
+    outcome = carry(create(prepare(settings(emptied(branch, stem), task=task)), tmp_path / "stem"))
+    assert outcome.state == "failed"
+    for said in (
+        "phase 'dense' of generation 0: 'empty some layers' leaves ",
+        f"none of the {sizes[stem]:,} of {stem!r} and of 1 more",
+        "no path from the network's input to its output is left",
+    ):
+        assert said in outcome.message
+    assert "\n" not in outcome.message
+
+
+def test_where_nobody_can_look_a_layer_without_weights_ends_the_run(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=2, epochs=1, warmup_epochs=0, rate=0.95)
+    outcome = carry(create(prepare(settings(recipe)), tmp_path / "run"))
+    assert outcome.state == "failed"
+    assert "phase 'train' of generation 0: 'mask alive: keep 5% largest per network of weights' leaves 19 of 381" in (
+        outcome.message
+    )
+    assert "whether the network goes on around that cannot be seen" in outcome.message
 
 
 # -------------------------------------------------------------------------------------------------- dense-sparse-dense
