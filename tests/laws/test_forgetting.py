@@ -379,9 +379,9 @@ def test_rifle_draws_the_head_anew_and_keeps_its_momentum(tmp_path: Path) -> Non
 
 
 def test_active_forgetting_takes_moments_and_step_count_and_leaves_the_body(tmp_path: Path) -> None:
-    recipe = ActiveForgetting(generations=2, epochs=2, warmup_epochs=0.25, module="head", times=2)
+    recipe = ActiveForgetting(generations=4, epochs=None, every_steps=4, warmup_epochs=0.25, module="head")
     watch = watched(settings(recipe, optim=ADAMW, task=CALM), tmp_path / "run")
-    plain = watched(settings(replace(recipe, times=1, generations=1), optim=ADAMW, task=CALM), tmp_path / "plain")
+    plain = watched(settings(replace(recipe, generations=1), optim=ADAMW, task=CALM), tmp_path / "plain")
     assert len(watch.weights) == 16
     for reset in (4, 8, 12):
         assert not watch.moments[reset]["head.weight"], "as if never stepped"

@@ -15,6 +15,7 @@ import pytest
 import llf_ray.recipes
 from llf_ray.config import SettingError, check, from_plain, override, to_plain
 from llf_ray.plan import Observed, Plan, Schedule, check_plan, compute, spans
+from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.back_translation import BackTranslation
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
@@ -144,6 +145,12 @@ def test_an_impossible_recipe_is_refused_by_its_dotted_key(changes: dict[str, st
     with pytest.raises(SettingError) as caught:
         override(settings(Seal(epochs=3, ascent_epochs=1)), changes)
     assert str(caught.value).startswith(said)
+
+
+def test_every_so_many_steps_is_an_active_forgetting_in_the_papers_units() -> None:
+    plan = compiled(ActiveForgetting(generations=5, epochs=None, every_steps=1000))
+    assert plan.steps == (1000,) * 5
+    assert [phase.entry != () for phase in plan.phases] == [False, True, True, True, True]
 
 
 def test_an_ascent_shorter_than_a_step_is_an_error_and_not_left_out() -> None:
