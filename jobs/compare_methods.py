@@ -2,13 +2,14 @@
 
 Zhou et al. 2022 (arXiv:2202.00155) say that these algorithms are one idea; here they share network, data, optimizer,
 steps and seeds. Pruning is scored sparse, everything else dense; shrink and perturb sees its data arrive. The network
-has the normalisers that layer-wise re-initialisation freezes; in all other arms they change no bit. There are 45 runs;
+has the normalisers that layer-wise re-initialisation freezes; in all other arms they change no bit. There are 48 runs;
 eight of them take under seven minutes on two cores.
 """
 
 from dataclasses import replace
 
 import active_forgetting_small
+import alternating_small
 import born_again_small
 import bunched_small
 import dense_sparse_small
@@ -42,6 +43,7 @@ comparison = Comparison(
         "wels": wels_small.config.recipe,
         "pruning": pruning_small.config.recipe,
         "dense_sparse": dense_sparse_small.config.recipe,
+        "alternating": alternating_small.config.recipe,
         "rifle": rifle_small.config.recipe,
         "born_again": born_again_small.config.recipe,
         "shrink_perturb": shrink_perturb_small.config.recipe,

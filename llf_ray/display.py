@@ -183,7 +183,9 @@ def _mask_words(record: Mapping[str, Any], name: str, counts: Sequence[int]) -> 
     live, entries = counts
     reached = record.get("effective", {}).get(name)
     effective = "" if reached is None else f", {100 * reached / entries:.3g} % on a path to the output"
-    return f"{live:,} of {entries:,} live ({100 * live / entries:.3g} %){effective}"
+    empty = record.get("empty", {}).get(name, ())
+    without = f", nothing of {', '.join(empty)}" if empty else ""
+    return f"{live:,} of {entries:,} live ({100 * live / entries:.3g} %){effective}{without}"
 
 
 def plain_line(view: View, record: Mapping[str, Any]) -> str | None:

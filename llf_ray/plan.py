@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from llf_ray.config import SettingError, check, check_number, to_plain
@@ -243,13 +243,15 @@ class DataRule:
     """What a phase trains on: a share of the task's training part, or what an earlier phase generated into a store.
 
     A share is the first part of one fixed order, so shares grow into one another. ``repeat_order`` gives every
-    generation the same order and augmentation. ``batch`` is the items of one optimizer step, over all workers, where
-    it is not the run's.
+    generation the same order and augmentation. ``start`` is where in its generation's order a phase begins, so that a
+    generation rewound to step k goes on with the data of step k; without it a phase goes on where the one before on
+    these data stopped. ``batch`` is the items of one optimizer step, over all workers, where it is not the run's.
     """
 
     source: str = "task"
     share: float = 1.0
     repeat_order: bool = False
+    start: Length | None = None
     batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -285,7 +287,8 @@ class Phase:
     ``entry`` and ``exit`` are the operations of its two boundaries, ``hold`` the stored masks whose dead entries stay
     zero. Parameters that no rule selects descend at the run's rate. A cut phase (``until``, or a person) hands its
     unused steps to the next one where ``fill`` is set, so that a generation keeps its budget. ``moments`` says what
-    becomes of the moments of a group whose direction changes sign on entry.
+    becomes of the moments of a group whose direction changes sign on entry. ``aside``: it trains something else than
+    the network that its generation ends with; a comparison counts neither its steps nor its scores.
     """
 
     name: str
@@ -303,6 +306,7 @@ class Phase:
     objective: Objective = Objective()
     until: Until | None = None
     fill: bool = False
+    aside: bool = False
 
     @property
     def directions(self) -> dict[str, float]:
@@ -315,18 +319,38 @@ class Plan:
     """Phases with their lengths in optimizer steps: what a run will do, saved with it.
 
     ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last
-    partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation.
+    partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation,
+    the longest epoch of the plan; in a phase with a rule for its end after each epoch of its own, but no more often
+    than every ``ask_at_least`` steps.
     """
 
     phases: tuple[Phase, ...]
     steps: tuple[int, ...]
     epoch_steps: tuple[int, ...]
     ask_every: int
+    ask_at_least: int = 1
 
     @property
     def total(self) -> int:
         """Optimizer steps of the whole plan, were no phase cut."""
         return sum(self.steps)
+
+    @property
+    def budget(self) -> int:
+        """Optimizer steps that a comparison counts: all but those of phases aside."""
+        return sum(steps for phase, steps in zip(self.phases, self.steps, strict=True) if not phase.aside)
+
+    def asks_every(self, index: int) -> int:
+        """Steps of the generation between two questions in phase ``index``."""
+        if self.phases[index].until is None:
+            return self.ask_every
+        return _at_least(self.ask_at_least, self.epoch_steps[index])
+
+    def is_scored(self, index: int, step: int, every: int) -> bool:
+        """Whether a question in phase ``index``, ``step`` steps into its generation, is the first after ``every``
+        epochs more: where validation is due. Epochs are the plan's longest.
+        """
+        return step % (every * self.ask_every) < self.asks_every(index)
 
     @property
     def generations(self) -> int:
@@ -352,9 +376,9 @@ class Cut:
 class Position:
     """Where a run stands before optimizer step ``step``.
 
-    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` how many
-    steps of this generation's sample order were used before ``step``, ``generation_start``/``generation_stop`` the
-    generation's steps.
+    ``index`` is the phase's place in the plan, [``start``, ``stop``) its steps with cuts applied, ``stream`` the place
+    of ``step`` in this generation's sample order, in steps, ``generation_start``/``generation_stop`` the generation's
+    steps.
     """
 
     step: int
@@ -436,10 +460,16 @@ def compute(
         phases=tuple(phases),
         steps=_in_steps(phases, epoch_steps, num_items // batch),
         epoch_steps=tuple(epoch_steps),
-        ask_every=longest * math.ceil(ask_at_least / longest),
+        ask_every=_at_least(ask_at_least, longest),
+        ask_at_least=ask_at_least,
     )
     check_plan(plan)
     return plan
+
+
+def _at_least(steps: int, epoch: int) -> int:
+    """The fewest whole epochs that have so many steps, in steps."""
+    return epoch * math.ceil(steps / epoch)
 
 
 def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -> tuple[int, ...]:
@@ -542,18 +572,33 @@ def locate(plan: Plan, step: int, cuts: Sequence[Cut] = ()) -> Position:
     index = next((i for i, (_, stop) in enumerate(every) if step < stop), len(every) - 1)
     generation = plan.phases[index].generation
     members = [i for i, phase in enumerate(plan.phases) if phase.generation == generation]
-    same_data = [i for i in members if i < index and plan.phases[i].data == plan.phases[index].data]
     start, stop = every[index]
     return Position(
         step=step,
         index=index,
         start=start,
         stop=stop,
-        stream=sum(every[i][1] - every[i][0] for i in same_data) + step - start,
+        stream=_stream(plan, index, [i for i in members if i < index], every) + step - start,
         generation_start=every[members[0]][0],
         generation_stop=every[members[-1]][1],
         total=total,
     )
+
+
+def _stream(plan: Plan, index: int, before: Sequence[int], every: Sequence[tuple[int, int]]) -> int:
+    """Where phase ``index`` begins in its generation's sample order: at its own start, or where the last of the phases
+    ``before`` it on these data stopped.
+    """
+    data, place = plan.phases[index].data, 0
+    if data.start is not None:
+        return data.start.in_steps(plan.epoch_steps[index])
+    for earlier in reversed(before):
+        other = plan.phases[earlier].data
+        if replace(other, start=None) == data:
+            place += every[earlier][1] - every[earlier][0]
+            if other.start is not None:
+                return place + other.start.in_steps(plan.epoch_steps[earlier])
+    return place
 
 
 def _known(cuts: Sequence[Cut], step: int) -> list[Cut]:
@@ -561,10 +606,11 @@ def _known(cuts: Sequence[Cut], step: int) -> list[Cut]:
 
 
 def is_named(plan: Plan, position: Position) -> bool:
-    """Whether rank 0 asks at this step in a run that nothing interrupts: at a phase's start, and every ``ask_every``
-    steps of the generation.
+    """Whether rank 0 asks at this step in a run that nothing interrupts: at a phase's start, and every so many steps of
+    the generation.
     """
-    return position.step == position.start or (position.step - position.generation_start) % plan.ask_every == 0
+    every = plan.asks_every(position.index)
+    return position.step == position.start or (position.step - position.generation_start) % every == 0
 
 
 def curve_value(curve: Curve, t: float, span: int, warmup: int = 0) -> float:
@@ -645,7 +691,8 @@ class Schedule:
                 boundary.append(("entry", index))
             if stop == step:
                 boundary.append(("exit", index))
-        asked = step + self.plan.ask_every - (step - position.generation_start) % self.plan.ask_every
+        every = self.plan.asks_every(position.index)
+        asked = step + every - (step - position.generation_start) % every
         until = step if position.finished else min(position.stop, asked)
         return Answer(position=position, boundary=tuple(boundary), until=until, cuts=tuple(known))
 

@@ -194,6 +194,11 @@ def prepare(config: RunConfig) -> Prepared:
     slots = layout(skeleton)
     selections = selections_of(plan)
     _check_labels(selections)
+    if hasattr(config.recipe, "check_layers"):
+        try:
+            config.recipe.check_layers(slots)
+        except SettingError as error:
+            raise SettingError(f"recipe.{error}") from None
     for selection in selections:
         _check_selection(selection, slots, config)
     _check_probes(config, slots)

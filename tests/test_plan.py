@@ -73,7 +73,8 @@ def plans(draw: st.DrawFn) -> Plan:
         )
         share = draw(st.sampled_from([1.0, 0.5]))
         fill, data = draw(st.booleans()), DataRule(share=share)
-        phases.append(Phase(name=f"p{place}", generation=generation, length=length, fill=fill, data=data))
+        until = draw(st.sampled_from([None, Until(at_least=9)]))
+        phases.append(Phase(name=f"p{place}", generation=generation, length=length, fill=fill, data=data, until=until))
     phases.append(phase(draw(st.integers(1, 5)), name="last", generation=generation))
     return compute(phases, num_items=48, batch=12)
 
@@ -435,6 +436,57 @@ def test_steps_of_an_epoch_are_those_of_the_phases_own_data() -> None:
     assert plan.ask_every == 4
 
 
+def test_a_phase_with_a_rule_for_its_end_is_asked_after_each_epoch_of_its_own() -> None:
+    """Where data arrive in portions: the mean that decides is that of the portion, and no longer one."""
+    fits = Until(measure="accuracy", at_least=0.9)
+    phases = [
+        phase(24, name="r", generation=g, data=DataRule(share=(g + 1) / 4), until=fits if g < 3 else None)
+        for g in range(4)
+    ]
+    plan = compute(phases, num_items=48, batch=12)
+    assert [plan.asks_every(index) for index in range(4)] == [1, 2, 3, 4]
+    few = compute(phases, num_items=48, batch=12, ask_at_least=5)
+    assert [few.asks_every(index) for index in range(4)] == [5, 6, 6, 8]
+    schedule = Schedule(plan)
+    assert [schedule.at(step).until for step in (0, 24, 26, 48, 50, 72)] == [1, 26, 28, 51, 51, 76]
+    assert schedule.decide(27, seen(accuracy=1.0)) is None, "inside the second portion's epoch"
+    cut = schedule.decide(28, seen(accuracy=1.0))
+    assert cut == Cut(phase=1, step=28, why="training accuracy 1 (before the phase: None)")
+
+
+def test_validation_falls_due_at_the_first_question_after_so_many_epochs() -> None:
+    phases = [phase(24, generation=g, data=DataRule(share=(g + 3) / 4), until=Until(at_least=9)) for g in range(2)]
+    plan = compute(phases, num_items=48, batch=12)
+    found = [
+        [step for step in range(every, 24, every) if plan.is_scored(index, step, 2)]
+        for index, every in enumerate((3, 4))
+    ]
+    assert found == [[9, 18], [8, 16]]
+
+
+def test_a_phase_may_begin_at_a_place_of_its_own_in_the_order() -> None:
+    """A generation rewound to step k has the data that the first had from step k on; a second one has them again."""
+    own = DataRule(start=Length(epochs=1.25))
+    phases = [
+        phase(5, name="until k"),
+        phase(6, name="on"),
+        phase(6, name="ticket", generation=1, data=own),
+        phase(6, name="control", generation=1, data=own),
+        phase(3, name="more", generation=1),
+        phase(3, name="most", generation=1),
+    ]
+    plan = compute(phases, num_items=48, batch=12)
+    streams = [locate(plan, step).stream for step in range(plan.total)]
+    assert streams == [*range(11), *range(5, 11), *range(5, 11), *range(11, 17)]
+    cut = [locate(plan, step, [Cut(phase=3, step=19)]).stream for step in range(19, 25)]
+    assert cut == list(range(7, 13)), "goes on where the cut phase stopped"
+
+
+def test_what_is_trained_aside_is_no_part_of_the_budget() -> None:
+    plan = compute([phase(5), phase(7, name="q", aside=True), phase(2, name="r")], num_items=48, batch=12)
+    assert (plan.total, plan.budget) == (14, 7)
+
+
 def test_a_share_that_is_a_whole_number_of_batches_loses_none_to_rounding() -> None:
     plan = compute([phase(epochs=1, data=DataRule(share=0.3))], num_items=100, batch=10)
     assert plan.steps == (3,)
@@ -630,6 +682,7 @@ def test_every_part_of_a_plan_tells_in_its_fingerprint() -> None:
         plan_of(4, 4, curve=Curve(floor=0.1)),
         plan_of(4, 4, entry=(Forget(),)),
         plan_of(4, 4, optimizer="rebuild"),
+        plan_of(4, 4, data=DataRule(start=Length(steps=2))),
         plan_of(4, 4, rules=(Rule(select=Select(), direction=-0.01),)),
     ]
     assert len({p.fingerprint for p in (plan, *others)}) == len(others) + 1

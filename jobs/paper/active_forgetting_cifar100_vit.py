@@ -1,4 +1,4 @@
-"""Active forgetting in a vision transformer on CIFAR-100: the patch embedding is drawn anew about every 1,000 updates.
+"""Active forgetting in a vision transformer on CIFAR-100: the patch embedding is drawn anew every 1,000 updates.
 
 Chen et al. 2023 (arXiv:2307.01163) do this to the token embedding of RoBERTa during pre-training and claim that new
 languages are then learned faster and from less. There is no language model here: the patch embedding stands in, it is
@@ -10,7 +10,7 @@ from llf_ray.data import Augment, Torchvision
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking
 from llf_ray.recipes.active_forgetting import ActiveForgetting
-from llf_ray.run import Resources, RunConfig
+from llf_ray.run import Checkpoints, Resources, RunConfig
 from llf_ray.tasks import Classification, TimmModel
 
 config = RunConfig(
@@ -21,10 +21,13 @@ config = RunConfig(
         augment=Augment(size=32, shift=4, flip=0.5),
         label_smoothing=0.1,
     ),
-    recipe=ActiveForgetting(generations=4, epochs=50, warmup_epochs=0.25, module="patch_embed", times=18),
+    recipe=ActiveForgetting(
+        generations=70, epochs=None, every_steps=1000, warmup_epochs=0.25, module="patch_embed"
+    ),  # 199 epochs
     optim=Optim(name="adamw", lr=1e-3, weight_decay=0.05, decay="matrices"),
     engine=EngineSettings(batch=128, clip=1.0),
     resources=Resources(workers=1, cpus=4, gpus=1),
+    checkpoints=Checkpoints(keep_generations=False),
     tracking=Tracking(log_every=50, evaluate_every=10),
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llf_ray.config import SettingError
 from llf_ray.forget.groups import Slot, resolve
-from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, Nothing, Saved
+from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, Nothing, Saved, Shuffled
 from llf_ray.forget.operations import Forget, KeepMask
 from llf_ray.plan import Phase
 
@@ -74,6 +74,8 @@ def _left(source: object, slots: Sequence[Slot], stores: Mapping[str, _Left]) ->
             return _sum({slot.name: max(1, source.share**2 * slot.size) for slot in slots})
         case Saved():
             return stores.get(source.name)
+        case Shuffled():
+            return stores.get(source.of.name)
         case Magnitude():
             before = stores.get(source.within) if source.within else _sum({slot.name: slot.size for slot in slots})
             return None if before is None else _pruned(before, source)

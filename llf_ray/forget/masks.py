@@ -197,25 +197,35 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shuffled(Saved):
+class Shuffled:
     """A stored mask, the entries of each tensor in a random order: as many are live, at other places.
 
     The control of Frankle & Carbin 2019 for what the places of a mask are worth.
     """
 
+    of: Saved
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The store."""
+        return self.of.needs
+
+    @property
+    def needs_masks(self) -> tuple[str, ...]:
+        """The store."""
+        return self.of.needs_masks
+
     @property
     def label(self) -> str:
         """Short name."""
-        return f"mask {self.name}, shuffled"
+        return f"{self.of.label}, shuffled"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Permutations, keyed by parameter; a parameter that the store does not hold is kept whole."""
-        stored = super().masks(view, slots)
         result = {}
-        for slot in slots:
-            random = generator(view.seed, "shuffle", view.key, view.generation, slot.name)
-            mask = stored[slot.name]
-            result[slot.name] = mask.reshape(-1)[torch.randperm(mask.numel(), generator=random)].view(mask.shape)
+        for name, mask in self.of.masks(view, slots).items():
+            random = generator(view.seed, "shuffle", view.key, view.generation, name)
+            result[name] = mask.reshape(-1)[torch.randperm(mask.numel(), generator=random)].view(mask.shape)
         return result
 
 

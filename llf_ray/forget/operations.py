@@ -17,14 +17,28 @@ from torch import Tensor
 from llf_ray.config import SettingError, check_number
 from llf_ray.forget.draw import generator, key_of, uniform_fan_in
 from llf_ray.forget.edit import Change, Edit, View
-from llf_ray.forget.groups import Select, Slot, resolve
+from llf_ray.forget.groups import Either, Select, Slot, resolve
 from llf_ray.forget.masks import Bernoulli, KernelBlock, MaskSource, Nothing
 from llf_ray.plan import Selection
 
-__all__ = ["WEIGHTS", "Adopt", "Forget", "KeepMask", "Rescale", "ShrinkPerturb", "Snapshot"]
+__all__ = [
+    "EVERYTHING",
+    "STATE",
+    "WEIGHTS",
+    "Adopt",
+    "Forget",
+    "KeepMask",
+    "Rescale",
+    "ShrinkPerturb",
+    "Snapshot",
+]
 
 WEIGHTS = Select(kinds=("weight",), name="weights")
 """Weights of convolutions and linear layers: what the KE, LLF and SEAL code resets (no bias, no normaliser)."""
+EVERYTHING = Select(name="all weights")
+"""All that an optimizer moves."""
+STATE = Either((Select(), Select(kinds=("statistic",), name="statistics")))
+"""All that a checkpoint of the network holds: parameters, and the statistics of normalisers."""
 
 
 @dataclass(frozen=True, kw_only=True)

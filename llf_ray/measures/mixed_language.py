@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from llf_ray.forget.draw import key_of
 from llf_ray.forget.edit import View
-from llf_ray.forget.groups import Select, layout
+from llf_ray.forget.groups import layout
 from llf_ray.forget.masks import Bernoulli, Magnitude, MaskSource
-from llf_ray.forget.operations import Forget
+from llf_ray.forget.operations import EVERYTHING, Forget
 from llf_ray.nn.agents import Sender, Weights, speak, stacked
 
 __all__ = ["MixedLanguage", "mixed_language", "perturbations", "probe_mixed_language"]
 
 START = "start"  # the store of the weights at initialisation
-EVERYTHING = Select(name="all weights")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,45 +18,47 @@ __all__ = ["ActiveForgetting"]
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveForgetting:
-    """``module`` goes back to a fresh initialisation ``times`` times in every generation, at equal distances.
+    """``module`` goes back to a fresh initialisation at the start of every generation but the first.
 
     With it go its moments and its own step count, and it has its own rate: linear with a warm-up, from each reset to
-    the next. The body is not touched; its rate falls linearly over the run.
+    the next. The body is not touched; its rate falls linearly over the run. From one reset to the next there are
+    ``epochs`` or, with ``epochs`` None, ``every_steps`` optimizer steps, as the paper counts.
     """
 
     generations: int = 4
-    epochs: float = 25
+    epochs: float | None = 25
+    every_steps: int | None = None
     warmup_epochs: float = 1
     module: str = "fc"
-    times: int = 1
 
     def __post_init__(self) -> None:
-        check_budget(self.generations, self.epochs, self.warmup_epochs)
-        check_number("times", self.times, low=1)
-        if self.warmup_epochs * self.times > self.epochs:
+        if (self.epochs is None) == (self.every_steps is None):
             raise SettingError(
-                f"warmup_epochs = {self.warmup_epochs!r}: must be <= {self.epochs / self.times:g}, "
-                "the epochs between two resets"
+                f"every_steps = {self.every_steps!r}: a generation has epochs or every_steps, one of the two, and "
+                f"epochs = {self.epochs!r}"
             )
+        if self.epochs is not None:
+            check_budget(self.generations, self.epochs, self.warmup_epochs)
+        check_number("generations", self.generations, low=1)
+        check_number("every_steps", self.every_steps, low=1)
+        check_number("warmup_epochs", self.warmup_epochs, low=0)
 
     def plan(self) -> tuple[Phase, ...]:
-        """One phase from each reset to the next."""
+        """One phase a generation."""
         warmup = Length(epochs=self.warmup_epochs)
         chosen = Select(modules=(self.module,), name=self.module)
         own = Rule(select=chosen, curve=Curve(shape="linear", over="phase", warmup=warmup))
-        length = Length(epochs=self.epochs / self.times)
         return tuple(
             Phase(
-                name=f"learn {time + 1}" if self.times > 1 else "learn",
+                name="learn",
                 generation=generation,
-                length=length,
+                length=Length(epochs=self.epochs, steps=self.every_steps),
                 curve=Curve(shape="linear", over="run", warmup=warmup),
                 rules=(own,),
-                entry=(Forget(select=chosen, fill="initial"),) if generation or time else (),
+                entry=(Forget(select=chosen, fill="initial"),) if generation else (),
                 optimizer="keep",
             )
             for generation in range(self.generations)
-            for time in range(self.times)
         )
 
 

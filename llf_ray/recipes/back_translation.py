@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llf_ray.forget.groups import Either, Select
-from llf_ray.forget.operations import Forget
+from llf_ray.forget.groups import Select
+from llf_ray.forget.operations import STATE, Forget
 from llf_ray.plan import BACK_TRANSLATIONS, DataRule, Generate, Length, Operation, Phase
 from llf_ray.recipes.base import check_budget, cosine
 
@@ -49,8 +49,7 @@ class BackTranslation:
             return ()
         if self.forget == "later":
             return (Forget(select=Select(since=self.threshold, name="later"), fill="initial"),)
-        whole = Either((Select(), Select(kinds=("statistic",), name="statistics")))
-        return (Forget(select=whole, fill="initial"),)
+        return (Forget(select=STATE, fill="initial"),)
 
     def makes(self, generation: int) -> bool:
         """Whether back-translations are made as a generation ends."""

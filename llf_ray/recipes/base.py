@@ -13,7 +13,11 @@ CONSTANT = Curve(shape="constant", over="run")
 
 
 class Recipe(Protocol):
-    """Settings of one method; ``plan()`` is pure and gives its phases with lengths in epochs or steps."""
+    """Settings of one method; ``plan()`` is pure and gives its phases with lengths in epochs or steps.
+
+    A recipe may also have ``check_layers(slots)``, which raises a SettingError where its settings do not fit the
+    network's layers in a way that no selection of its plan shows.
+    """
 
     def plan(self) -> tuple[Phase, ...]: ...
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llf_ray.config import check_number
-from llf_ray.forget.groups import Either, Select
-from llf_ray.forget.operations import Adopt, Forget, Snapshot
+from llf_ray.forget.operations import STATE, Adopt, Forget, Snapshot
 from llf_ray.plan import Length, Objective, Phase
 from llf_ray.recipes.base import check_budget, cosine
 
 __all__ = ["BornAgain"]
 
 TEACHER = "teacher"
-STATE = Either((Select(), Select(kinds=("statistic",), name="statistics")))
 
 
 @dataclass(frozen=True, kw_only=True)

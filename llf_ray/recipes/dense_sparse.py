@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llf_ray.config import check_number
+from llf_ray.config import SettingError, check_number
 from llf_ray.forget.masks import Magnitude, Saved
 from llf_ray.forget.operations import Forget, KeepMask
 from llf_ray.plan import Curve, Length, Operation, Phase
@@ -27,7 +27,8 @@ class DenseSparse:
     (``scope="tensor"``, DSD) or of all together (AC/DC). What grows back starts at zero, without momentum: it was held.
     DSD as published: ``sparsity`` 0.25 to 0.5 (0.3 for ResNets), the last dense half at a tenth of the rate
     (``last_rate``), one or two rounds, each phase under a curve of its own. AC/DC: warm up for 10 epochs, then 5 epochs
-    of each in turn under one curve over the run (``one_curve``), at a sparsity of 0.8 to 0.95.
+    of each in turn under one curve over the run (``one_curve``, which leaves no rate of its own to the last half:
+    ``last_rate`` must be 1), at a sparsity of 0.8 to 0.95.
     """
 
     generations: int = 4
@@ -42,6 +43,11 @@ class DenseSparse:
         check_budget(self.generations, self.epochs, self.warmup_epochs)
         check_number("sparsity", self.sparsity, above=0, below=1)
         check_number("last_rate", self.last_rate, above=0)
+        if self.one_curve and self.last_rate != 1:
+            raise SettingError(
+                f"last_rate = {self.last_rate!r}: must be 1 with one_curve = True, which leaves the last half no rate "
+                "of its own"
+            )
 
     def _curve(self, scale: float = 1.0) -> Curve:
         warmup = Length(epochs=self.warmup_epochs)

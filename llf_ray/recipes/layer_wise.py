@@ -5,10 +5,11 @@ Alabdulmohsin et al. 2021, arXiv:2109.00267, as the public code of Zhou et al. 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llf_ray.config import SettingError
-from llf_ray.forget.groups import Select
+from llf_ray.forget.groups import Select, Slot, resolve
 from llf_ray.forget.operations import Forget, Rescale, Snapshot
 from llf_ray.plan import FREEZE, Length, Operation, Pass, Phase
 from llf_ray.recipes.base import check_budget, cosine
@@ -41,6 +42,21 @@ class LayerWise:
         check_budget(self.generations, self.epochs, self.warmup_epochs)
         if not self.blocks or len(set(self.blocks)) < len(self.blocks):
             raise SettingError(f"blocks = {self.blocks!r}: name each block once, from the input to the classifier")
+
+    def check_layers(self, slots: Sequence[Slot]) -> None:
+        """Raise unless the network has every block, also those that no generation begins with, in this order."""
+        before: set[str] = set()
+        for number, block in enumerate(self.blocks):
+            try:
+                behind = set(resolve(Select(since=block), slots))
+            except SettingError as error:
+                raise SettingError(f"blocks.{number} = {block!r}: {error}") from None
+            if number and not behind < before:
+                raise SettingError(
+                    f"blocks.{number} = {block!r}: in the network it does not lie behind {self.blocks[number - 1]!r}; "
+                    "name blocks from the input to the classifier"
+                )
+            before = behind
 
     def reached(self, generation: int) -> int:
         """The place in ``blocks`` of the first one that is re-initialised."""

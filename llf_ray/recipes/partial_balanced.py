@@ -8,16 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llf_ray.config import check_number
-from llf_ray.forget.groups import Select
 from llf_ray.forget.masks import Magnitude, Saved
-from llf_ray.forget.operations import Forget, KeepMask
+from llf_ray.forget.operations import EVERYTHING, Forget, KeepMask
 from llf_ray.plan import Length, Phase
 from llf_ray.recipes.base import CONSTANT, check_budget
 
 __all__ = ["KEPT", "PartialBalancedForgetting"]
 
 KEPT = "kept"  # the store of the mask of what is kept
-EVERYTHING = Select(name="all weights")
 
 
 @dataclass(frozen=True, kw_only=True)

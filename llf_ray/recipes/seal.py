@@ -28,8 +28,8 @@ class Seal:
 
     Variants of the paper's code: ``reverse`` lets the later layers ascend instead; ``hold_descenders`` holds the
     others during the ascent; ``forget_later`` also redraws the later layers at the start of the generation
-    ("fortuitous+ascend"). Beyond the paper: ``loss_ratio`` ends the ascent when the training loss has grown to that
-    many times its value before it, and hands the unused steps to the descent.
+    ("fortuitous+ascend"). Beyond the paper: ``loss_ratio`` (above 1) ends the ascent when the training loss has grown
+    to that many times its value before it, and hands the unused steps to the descent.
     """
 
     generations: int = 4
@@ -47,7 +47,7 @@ class Seal:
         check_budget(self.generations, self.epochs, self.warmup_epochs)
         check_number("ascent_epochs", self.ascent_epochs, above=0)
         check_number("ascent_rate", self.ascent_rate, above=0)
-        check_number("loss_ratio", self.loss_ratio, above=0)
+        check_number("loss_ratio", self.loss_ratio, above=1)  # at 1 or less the first question would end it
         if self.ascent_epochs >= self.epochs:
             raise SettingError(
                 f"ascent_epochs = {self.ascent_epochs!r}: must be < epochs = {self.epochs!r}, which includes them"

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 from llf_ray.config import check_number
 from llf_ray.forget.groups import Select
-from llf_ray.forget.operations import Forget, Snapshot
+from llf_ray.forget.operations import EVERYTHING, Forget, Snapshot
 from llf_ray.plan import MESSAGES, DataRule, Generate, Length, Objective, Phase, Rule
 from llf_ray.recipes.base import CONSTANT
 
 __all__ = ["SeededIteratedLearning"]
 
 STUDENT = "student"  # the store of the players before the teacher plays on
-EVERYTHING = Select(name="all weights")
 
 
 @dataclass(frozen=True, kw_only=True)

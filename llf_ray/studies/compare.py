@@ -294,7 +294,7 @@ def publish(folder: Path, uri: str | None = None) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What one training gave: validation scores by step, the scores at its end, and where its time went."""
+    """What one training gave: validation scores by counted step, the scores at its end, and where its time went."""
 
     name: str
     state: str
@@ -323,7 +323,10 @@ class Against:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """One schedule over all seeds. ``spread``: standard deviation; of two seeds the range, of one none."""
+    """One schedule over all seeds. ``spread``: standard deviation; of two seeds the range, of one none.
+
+    Steps are counted without those of phases aside, of which there are ``aside``.
+    """
 
     arm: str
     trainings: Mapping[int, Training]
@@ -334,6 +337,7 @@ class ArmResult:
     generations: tuple[int, ...]
     ascents: tuple[tuple[int, int], ...]
     total: int
+    aside: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,13 +387,15 @@ def collect(comparison: Comparison, folder: Path, *, name: str, seconds: float =
 def _training(run_folder: Path, metric: str) -> Training:
     curve: dict[int, float] = {}
     test, state, step = None, "starting", 0
+    steps = _Steps(run_folder)
     for record in read(run_folder / "journal.jsonl"):
         step = max(step, record.get("step", 0))
         if record["kind"] == "state":
             state = record["state"]
         elif record["kind"] == "score" and metric in record["values"]:
             if record["role"] == "validation":
-                curve[record["step"]] = record["values"][metric]
+                if record["phase"] not in steps.aside:
+                    curve[steps.counted(record["step"])] = record["values"][metric]
             else:
                 test = record["values"][metric]
     points = tuple(sorted(curve.items()))
@@ -409,7 +415,7 @@ def _arm_result(
 ) -> ArmResult:
     test = [found.test for found in trainings.values() if found.test is not None]
     validation = [found.validation for found in trainings.values() if found.validation is not None]
-    bounds, ascents, total = _shape(one)
+    bounds, ascents, total, aside = _shape(one)
     return ArmResult(
         arm=arm,
         trainings=trainings,
@@ -422,18 +428,35 @@ def _arm_result(
         generations=bounds,
         ascents=ascents,
         total=total,
+        aside=aside,
     )
 
 
-def _shape(run_folder: Path) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], int]:
-    """Starts of generations, stretches of ascent, and total steps of a training's plan."""
-    plan: Plan = from_plain(json.loads((run_folder / "plan.json").read_text()))
-    placed = list(zip(plan.phases, spans(plan, read_cuts(run_folder)), strict=True))
+class _Steps:
+    """A training's steps as a comparison counts them: without those of phases aside."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.plan: Plan = from_plain(json.loads((run_folder / "plan.json").read_text()))
+        self.spans = spans(self.plan, read_cuts(run_folder))
+        self.aside = {index: self.spans[index] for index, phase in enumerate(self.plan.phases) if phase.aside}
+
+    def counted(self, step: int) -> int:
+        """How many of the first ``step`` steps count."""
+        return step - sum(max(0, min(step, stop) - start) for start, stop in self.aside.values())
+
+
+def _shape(run_folder: Path) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], int, int]:
+    """Starts of generations, stretches of ascent, and total steps of a training's plan; and its steps aside."""
+    steps = _Steps(run_folder)
     starts: dict[int, int] = {}
-    for phase, (start, _) in placed:
-        starts.setdefault(phase.generation, start)
-    ascents = tuple(span for phase, span in placed if min(phase.directions.values()) < 0)
-    return tuple(list(starts.values())[1:]), ascents, placed[-1][1][1]
+    ascents = []
+    for phase, (start, stop) in zip(steps.plan.phases, steps.spans, strict=True):
+        starts.setdefault(phase.generation, steps.counted(start))
+        if min(phase.directions.values()) < 0:
+            ascents.append((steps.counted(start), steps.counted(stop)))
+    last = steps.spans[-1][1]
+    total = steps.counted(last)
+    return tuple(list(starts.values())[1:]), tuple(ascents), total, last - total
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -575,6 +598,11 @@ def _legend(result: Result) -> list[str]:
     lines = ["Test is scored once, at the last step; no choice was made by it."]
     if len(result.arms) > 1:
         lines.append(f"Differences are paired: with the same seed, {result.arms[0].arm} starts from the same weights.")
+    for arm in result.arms:
+        if arm.aside:
+            lines.append(
+                f"{arm.arm} takes {arm.aside:,} steps more, beside what is compared, which are counted nowhere here."
+            )
     if len(result.seeds) == 2:
         lines.append("Of two seeds the range (larger minus smaller) is given, not a standard deviation.")
     return lines
@@ -632,6 +660,7 @@ def plain(result: Result) -> dict[str, Any]:
                     "interval": arm.against.interval,
                 },
                 "total_steps": arm.total,
+                "steps_aside": arm.aside,
                 "curves": {
                     str(seed): [list(point) for point in training.curve] for seed, training in arm.trainings.items()
                 },

@@ -202,13 +202,13 @@ def _hours(seconds: float) -> str:
 def _scored_items(prepared: Prepared) -> int:
     """Items scored over the run: validation every few epochs and at phase ends, both at the end."""
     plan, config = prepared.plan, prepared.config
-    every = config.tracking.evaluate_every * plan.ask_every
+    every = config.tracking.evaluate_every
     moments: set[int] = set()
     generation_start: dict[int, int] = {}
-    for phase, (start, stop) in zip(plan.phases, spans(plan), strict=True):
-        begin = generation_start.setdefault(phase.generation, start)
-        first = begin + math.ceil((start - begin + 1) / every) * every
-        moments |= {stop, *range(first, stop, every)}
+    for index, (phase, (start, stop)) in enumerate(zip(plan.phases, spans(plan), strict=True)):
+        begin, asked = generation_start.setdefault(phase.generation, start), plan.asks_every(index)
+        first = begin + math.ceil((start - begin + 1) / asked) * asked
+        moments |= {stop, *(step for step in range(first, stop, asked) if plan.is_scored(index, step - begin, every))}
     return len(moments) * config.task.num_items("validation") + config.task.num_items("test")
 
 

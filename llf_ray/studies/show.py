@@ -334,10 +334,12 @@ def show_comparison(
     steps = sum(prepared.plan.total for prepared in arms.values()) * len(comparison.seeds)
     seeds = ", ".join(str(seed) for seed in comparison.seeds)
     problem = check_budgets(arms)
+    aside = {arm: prepared.plan.total - prepared.plan.budget for arm, prepared in arms.items()}
+    more = "".join(f"; {arm} trains {steps:,} more aside" for arm, steps in aside.items() if steps)
     verdict = (
         Text(problem, style="bold red")
         if problem
-        else Text("equal budgets: every arm takes the same number of optimizer steps")
+        else Text(f"equal budgets: every arm takes the same number of optimizer steps{more}")
     )
     parts: list[RenderableType] = [
         Text(
@@ -355,8 +357,11 @@ def show_comparison(
 
 
 def check_budgets(arms: Mapping[str, Prepared]) -> str | None:
-    """What is unequal in the arms' budgets of optimizer steps, in one line; None when they are equal."""
-    totals = {arm: prepared.plan.total for arm, prepared in arms.items()}
+    """What is unequal in the arms' budgets of optimizer steps, in one line; None when they are equal.
+
+    Phases aside do not count: what they train is not compared.
+    """
+    totals = {arm: prepared.plan.budget for arm, prepared in arms.items()}
     if len(set(totals.values())) < 2:
         return None
     listed = ", ".join(f"{arm} {total:,}" for arm, total in totals.items())

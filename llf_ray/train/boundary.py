@@ -184,7 +184,9 @@ def cross(run: Run, answer: Answer, stand: Stand, engine: Engine, team: Team) ->
         for name, source in edit.adopt.items():
             stores[name] = f"stores/{name}-{stand.step:08d}"
             write_store(run.folder, stores[name], engine, team, None, values=starting_weights(FromRun(run=source)))
-        records.append({**_record(operation, stand.step, generation, key, touched), **_live(edit, run.config, team)})
+        where = f"phase {run.plan.phases[index].name!r} of generation {generation}: {operation.label!r}"
+        live = _live(edit, run, where, team)
+        records.append({**_record(operation, stand.step, generation, key, touched), **live})
     entered = [index for side, index in answer.boundary if side == "entry"]
     if any(run.plan.phases[index].optimizer == "rebuild" for index in entered):
         engine.fresh_optimizer()
@@ -242,32 +244,75 @@ def _call(operation: Any, view: View) -> Edit:
     return op(view)
 
 
-def _live(edit: Edit, config: RunConfig, team: Team) -> dict[str, Any]:
-    """Of each mask that is stored: how many entries are live, and how many there are; on rank 0, whose record it is,
-    also how many lie on a path from input to output.
+def _live(edit: Edit, run: Run, where: str, team: Team) -> dict[str, Any]:
+    """Every rank calls. Of each mask that is stored: how many entries are live, and how many there are; on rank 0,
+    whose record it is, also how many lie on a path from input to output, and which layers have none to hold on to.
+
+    Raises:
+        Hopeless: on every rank, where a mask that is to be held cuts the network's output off from its input.
     """
     if not edit.masks:
         return {}
-    counts = {
-        name: [sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())]
-        for name, masks in edit.masks.items()
-    }
-    reached = {name: _effective(masks, config) for name, masks in edit.masks.items()} if team.rank == 0 else {}
-    return {"masks": counts, "effective": {name: number for name, number in reached.items() if number is not None}}
+    held = {name for phase in run.plan.phases for name in phase.hold}
+    weights = {slot.name for slot in run.slots if slot.kind == "weight"}
+    masked: dict[str, list[int]] = {}
+    reached: dict[str, int] = {}
+    empty: dict[str, list[str]] = {}
+    problem = ""
+    for name, masks in edit.masks.items():
+        live = sum(int(mask.sum()) for mask in masks.values())
+        entries = sum(mask.numel() for mask in masks.values())
+        masked[name] = [live, entries]
+        found = _on_a_path(masks, run) if team.rank == 0 else None
+        if found is not None:
+            reached[name] = found[0]
+        if name in held and team.rank == 0:
+            none = {layer: mask.numel() for layer, mask in masks.items() if layer in weights and not bool(mask.any())}
+            problem = problem or _cut_off(live, entries, none, found)
+            if none:
+                empty[name] = list(none)
+    if held.intersection(edit.masks):
+        problem = team.share(problem)
+    if problem:
+        raise Hopeless(f"{where} {problem}")
+    return {"masks": masked, "effective": reached, "empty": empty}
 
 
-def _effective(masks: Mapping[str, Tensor], config: RunConfig) -> int | None:
-    """None where a task shows no example of its input, or its network takes no other weights than its own."""
-    example = getattr(config.task, "example", None)
+def _on_a_path(masks: Mapping[str, Tensor], run: Run) -> tuple[int, bool] | None:
+    """How many live entries lie on a path from input to output, and whether any path is left, through these weights or
+    around them; None where a task shows no example of its input, or its network takes no other weights than its own.
+    """
+    example = getattr(run.config.task, "example", None)
     if example is None:
         return None
-    network = config.task.initial(0)
+    network = run.config.task.initial(0)
     parameters = dict(network.named_parameters())
+    whole = {slot.name: torch.ones(slot.shape, dtype=torch.bool) for slot in run.slots if slot.kind == "weight"}
+    own = {name: mask for name, mask in masks.items() if name in parameters}
     try:
-        found = effective(network, example(), {name: mask for name, mask in masks.items() if name in parameters})
+        found = effective(network, example(), whole | own)
     except (RuntimeError, ValueError, TypeError, AttributeError):  # a number for the record ends no run
         return None
-    return sum(int(mask.sum()) for mask in found.values())
+    return sum(int(found[name].sum()) for name in own), any(bool(mask.any()) for mask in found.values())
+
+
+def _cut_off(live: int, entries: int, empty: Mapping[str, int], found: tuple[int, bool] | None) -> str:
+    """What is wrong with a mask that is to be held; nothing where a path is left. A layer without weights is none of
+    it: a residual network goes on around one. Where nobody can look, any such layer is taken for the end.
+    """
+    if found[1] if found is not None else not empty:
+        return ""
+    layers = [f"none of the {size:,} of {name!r}" for name, size in empty.items()]
+    more = f" and of {len(layers) - 1} more" if len(layers) > 1 else ""
+    left = f"leaves {live:,} of {entries:,} weights ({100 * live / entries:.3g} %)" + (
+        f", {layers[0]}{more}" if layers else ""
+    )
+    why = (
+        "no path from the network's input to its output is left"
+        if found is not None
+        else "whether the network goes on around that cannot be seen, since the task shows no example of its input"
+    )
+    return f"{left}: {why}; prune less, in fewer generations, or each tensor by itself (scope = 'tensor')"
 
 
 def _record(

@@ -354,9 +354,9 @@ class Worker:
 
     def measure_and_keep(self, position: Position, stand: Stand, *, due: bool) -> None:
         """Validation every few epochs and at phase ends; a checkpoint at phase ends and where one is due."""
-        every = self.config.tracking.evaluate_every * self.plan.ask_every
-        ended = stand.step == position.stop
-        if (ended or (stand.step - position.generation_start) % every == 0) and stand.step < position.total:
+        ended, every = stand.step == position.stop, self.config.tracking.evaluate_every
+        scored = self.plan.is_scored(position.index, stand.step - position.generation_start, every)
+        if (ended or scored) and stand.step < position.total:
             self.score("validation", stand.step, position)
         if ended or due:
             self.keep(stand)  # before the operations of this boundary: what a branch starts from

@@ -98,7 +98,9 @@ def test_a_held_mask_of_nothing_and_its_copies_are_refused() -> None:
     with pytest.raises(
         SettingError, match=r"'mask n: keep mask m, shuffled of weights' leaves no weight of 'head\.weight'"
     ):
-        check_left([phase(0, small), phase(1, KeepMask(store="n", source=Shuffled(name="m")), hold=("n",))], SLOTS)
+        check_left(
+            [phase(0, small), phase(1, KeepMask(store="n", source=Shuffled(of=Saved(name="m"))), hold=("n",))], SLOTS
+        )
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ EVERY = (
     Forget(select=EVERYTHING, fill="store", store="start"),
     Forget(select=Select(since="body"), keep=Saved(name="mask"), kept="store", fill="zero", store="start"),
     Forget(keep=Everything()),
-    KeepMask(store="new", source=Shuffled(name="mask")),
+    KeepMask(store="new", source=Shuffled(of=Saved(name="mask"))),
     Adopt(store="new", run="runs/other"),
 )
 """Of every kind one at least, those included that read stores: `stores` has what they need."""
@@ -489,7 +489,9 @@ def test_selections_combine() -> None:
 def test_a_shuffled_mask_keeps_as_many_at_other_places() -> None:
     slots = [slot for slot in SLOTS if slot.kind == "weight"]
     before = stores()["mask"]
-    first, again, next_one = (Shuffled(name="mask").masks(view_of(trained(), generation=g), slots) for g in (1, 1, 2))
+    first, again, next_one = (
+        Shuffled(of=Saved(name="mask")).masks(view_of(trained(), generation=g), slots) for g in (1, 1, 2)
+    )
     for slot in slots:
         name = slot.name
         assert first[name].shape == before[name].shape
@@ -497,4 +499,4 @@ def test_a_shuffled_mask_keeps_as_many_at_other_places() -> None:
         assert torch.equal(first[name], again[name])
     assert any(not torch.equal(first[slot.name], before[slot.name]) for slot in slots)
     assert any(not torch.equal(first[slot.name], next_one[slot.name]) for slot in slots)
-    assert bool(Shuffled(name="mask").masks(view_of(trained(), mask={}), slots)["head.weight"].all())
+    assert bool(Shuffled(of=Saved(name="mask")).masks(view_of(trained(), mask={}), slots)["head.weight"].all())

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from llf_ray.display import operation_words
+from llf_ray.forget.edit import Edit, View
 from llf_ray.nn.paths import effective
+from llf_ray.plan import Length, Phase
 from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.dense_sparse import DenseSparse
@@ -22,9 +24,14 @@ from llf_ray.recipes.pruning import MASK, IterativePruning
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
+from llf_ray.run import prepare
+from llf_ray.tasks.classification import tiny as IMAGES
+from llf_ray.tasks.models import SmallResNet
 from llf_ray.tracking import named_values
+from llf_ray.train.adviser import read_cuts
+from llf_ray.train.folder import create
 from llf_ray.train.state import Stores, load_stand, newest
-from tests.local import ADAMW, PER_EPOCH, Watch, changed, final, journal, same_bits, settings, watched, whole
+from tests.local import ADAMW, PER_EPOCH, Watch, carry, changed, final, journal, same_bits, settings, watched, whole
 from tests.toy import Toy
 
 WEIGHTS = ("stem.0.weight", "body.0.weight", "head.weight")
@@ -140,21 +147,51 @@ def test_the_smallest_of_the_level_before_are_pruned(tmp_path: Path) -> None:
     assert gone.max() <= left.min()
 
 
-def test_controls_have_the_masks_and_not_the_ticket(tmp_path: Path) -> None:
-    recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=0, rate=0.4)
-    starts = {
-        control: watched(settings(replace(recipe, control=control), task=CALM), tmp_path / control)
-        for control in ("none", "reinit", "random")
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("rewind", [0, 0.5])
+def test_at_every_level_a_control_has_the_masks_of_the_ticket_run(scope: Any, rewind: float, tmp_path: Path) -> None:
+    """The ticket beside a control is the ticket run itself, bit for bit; the control trains on its masks alone."""
+    recipe = IterativePruning(generations=5, epochs=2, warmup_epochs=0, rate=0.3, scope=scope, rewind_epochs=rewind)
+    seen: dict[str, dict[tuple[str, int], tuple[dict[str, Tensor], list[float]]]] = {}
+    for control in ("none", "reinit", "random"):
+        folder = tmp_path / control
+        watch = watched(settings(replace(recipe, control=control), task=CALM), folder)
+        seen[control] = {
+            (record["name"], record["generation"]): (
+                watch.weights[record["step"]],
+                watch.losses[record["step"] : record["stop"]],
+            )
+            for record in journal(folder, "phase")
+        }
+    assert [phase for phase in seen["random"] if phase[0] == "ticket"] == [("ticket", 1), ("ticket", 2), ("ticket", 3)]
+    kept = seen["none"]["train", 0][0]  # in front of step k
+    for level in (1, 2, 3, 4):
+        own, losses = seen["none"]["sparse", level]
+        reinit, random = (seen[control]["sparse", level][0] for control in ("reinit", "random"))
+        for control in ("reinit", "random") if level < 4 else ():
+            beside = seen[control]["ticket", level]
+            assert same_bits(beside[0], own)
+            assert beside[1] == losses, "the same data, the same rates"
+        drawn = seen["reinit"]["sparse", level - 1][0] if level > 1 else kept
+        for name in WEIGHTS:
+            alive = own[name] != 0
+            assert torch.equal(reinit[name] != 0, alive), "the ticket's places"
+            assert not bool((reinit[name] == own[name])[alive].any()), "other values"
+            assert not bool((reinit[name] == drawn[name])[alive].any()), "at each level others"
+            there = random[name] != 0
+            assert int(there.sum()) == int(alive.sum()), "the ticket's sparsity of each layer"
+            assert not torch.equal(there, alive), "at other places"
+            assert torch.equal(random[name][there], kept[name][there]), "rewound all the same"
+    live = {
+        control: [
+            record["masks"][MASK][0]
+            for record in journal(tmp_path / control, "operation")
+            if MASK in record.get("masks", {})
+        ]
+        for control in seen
     }
-    ticket, reinit, random = (at_boundaries(starts[control])[1] for control in ("none", "reinit", "random"))
-    first = starts["none"].weights[0]
-    for name in WEIGHTS:
-        assert torch.equal(reinit[name] != 0, ticket[name] != 0), "the same places"
-        assert not bool((reinit[name] == first[name])[ticket[name] != 0].any()), "other values"
-        assert int((random[name] != 0).sum()) == int((ticket[name] != 0).sum()), "the same sparsity of each layer"
-        assert not torch.equal(random[name] != 0, ticket[name] != 0), "at other places"
-        alive = random[name] != 0
-        assert torch.equal(random[name][alive], first[name][alive]), "rewound all the same"
+    assert live["none"] == live["reinit"] == live["random"], "on record is the mask of what is scored"
+    assert len(live["none"]) == 5
 
 
 def test_masks_of_a_run_are_kept_with_it(tmp_path: Path) -> None:
@@ -183,7 +220,7 @@ class Shown(Toy):
 
 
 def test_effective_weights_are_on_record_beside_the_live_ones(tmp_path: Path) -> None:
-    recipe = IterativePruning(generations=4, epochs=1, warmup_epochs=0, rate=0.6)
+    recipe = IterativePruning(generations=4, epochs=1, warmup_epochs=0, rate=0.5)
     folder = whole(settings(recipe, task=Shown()), tmp_path / "run")
     records = [record for record in journal(folder, "operation") if "masks" in record]
     live, reached = ([record[key][MASK] for record in records] for key in ("masks", "effective"))
@@ -202,6 +239,60 @@ def test_effective_weights_are_on_record_beside_the_live_ones(tmp_path: Path) ->
     assert said.endswith("% on a path to the output")
     plain = journal(whole(settings(recipe), tmp_path / "plain"), "operation")
     assert all(record["effective"] == {} for record in plain if "masks" in record), "nobody shows an input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emptied:
+    """A mask that leaves nothing of some layers, to be held."""
+
+    layers: tuple[str, ...]
+
+    select = None
+    needs = ()
+    makes = ("m",)
+    kind = "masks"
+    label = "empty some layers"
+
+    def __call__(self, view: View) -> Edit:
+        weights = [slot for slot in view.slots if slot.kind == "weight"]
+        return Edit(masks={"m": {s.name: torch.full(s.shape, s.name not in self.layers) for s in weights}})
+
+
+def emptied(*layers: str) -> list[Phase]:
+    first = Phase(name="dense", generation=0, length=Length(steps=2), exit=(Emptied(layers=layers),))
+    return [first, Phase(name="sparse", generation=1, length=Length(steps=2), hold=("m",))]
+
+
+def test_a_network_goes_on_around_a_layer_without_weights_and_not_without_a_path(tmp_path: Path) -> None:
+    """Pruning away a residual branch is an outcome; pruning away the way from input to output is the end."""
+    branch, stem = "layer1.0.conv2.weight", "conv1.weight"
+    task = replace(IMAGES, model=SmallResNet(widths=(4, 8), blocks=(1, 1), stem_stride=2))
+    sizes = {slot.name: slot.size for slot in prepare(settings(emptied(branch), task=task)).slots}
+    assert {branch, stem} <= set(sizes)
+    folder = whole(settings(emptied(branch), task=task), tmp_path / "branch")
+    (record,) = journal(folder, "operation")
+    assert record["empty"] == {"m": [branch]}
+    assert operation_words(record).endswith(f"% on a path to the output, nothing of {branch}")
+    assert not bool(final(folder)[branch].any())
+    outcome = carry(create(prepare(settings(emptied(branch, stem), task=task)), tmp_path / "stem"))
+    assert outcome.state == "failed"
+    for said in (
+        "phase 'dense' of generation 0: 'empty some layers' leaves ",
+        f"none of the {sizes[stem]:,} of {stem!r} and of 1 more",
+        "no path from the network's input to its output is left",
+    ):
+        assert said in outcome.message
+    assert "\n" not in outcome.message
+
+
+def test_where_nobody_can_look_a_layer_without_weights_ends_the_run(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=2, epochs=1, warmup_epochs=0, rate=0.95)
+    outcome = carry(create(prepare(settings(recipe)), tmp_path / "run"))
+    assert outcome.state == "failed"
+    assert "phase 'train' of generation 0: 'mask alive: keep 5% largest per network of weights' leaves 19 of 381" in (
+        outcome.message
+    )
+    assert "whether the network goes on around that cannot be seen" in outcome.message
 
 
 # -------------------------------------------------------------------------------------------------- dense-sparse-dense
@@ -242,6 +333,26 @@ def test_one_and_zero_is_a_warm_start_and_zero_and_one_a_fresh_model(tmp_path: P
         torch.testing.assert_close(mixed[name], 0.4 * warm[name] + 0.1 * fresh[name], rtol=1e-6, atol=1e-7)
 
 
+def test_a_round_ends_when_its_own_data_are_learned(tmp_path: Path) -> None:
+    """Asked after every epoch of what has arrived, not of what will have: the mean over that epoch counts."""
+    recipe = ShrinkAndPerturb(generations=4, epochs=6, until_accuracy=0.3)
+    folder = whole(settings(recipe, task=CALM), tmp_path / "run")
+    hits = {record["step"]: record["values"]["train/accuracy"] for record in journal(folder, "metrics")}
+    ends, start = [], 0
+    for epoch in (1, 2, 3, 4):  # steps of one, by generation: quarters of 48 items in batches of 12
+        asked = range(start + epoch, start + 24, epoch)
+        reached = (step for step in asked if sum(hits[s] for s in range(step - epoch + 1, step + 1)) >= 0.3 * epoch)
+        start = next(reached, start + 24)
+        ends.append(start)
+    begun = journal(folder, "phase")
+    assert begun[0]["stop"] == 24, "what was planned"
+    assert [record["step"] for record in begun] == [0, *ends[:-1]]
+    assert [cut.step for cut in read_cuts(folder)] == ends, "each round was ended"
+    assert any(end % 4 for end in ends), "some between two questions of the longest epoch"
+    scored = [record["step"] for record in journal(folder, "score") if record["role"] == "validation"]
+    assert set(ends) <= set(scored)
+
+
 def test_data_grow_by_shares_of_one_order(tmp_path: Path) -> None:
     recipe = ShrinkAndPerturb(generations=4, epochs=2)
     folder = whole(settings(recipe), tmp_path / "run")
@@ -268,9 +379,9 @@ def test_rifle_draws_the_head_anew_and_keeps_its_momentum(tmp_path: Path) -> Non
 
 
 def test_active_forgetting_takes_moments_and_step_count_and_leaves_the_body(tmp_path: Path) -> None:
-    recipe = ActiveForgetting(generations=2, epochs=2, warmup_epochs=0.25, module="head", times=2)
+    recipe = ActiveForgetting(generations=4, epochs=None, every_steps=4, warmup_epochs=0.25, module="head")
     watch = watched(settings(recipe, optim=ADAMW, task=CALM), tmp_path / "run")
-    plain = watched(settings(replace(recipe, times=1, generations=1), optim=ADAMW, task=CALM), tmp_path / "plain")
+    plain = watched(settings(replace(recipe, generations=1), optim=ADAMW, task=CALM), tmp_path / "plain")
     assert len(watch.weights) == 16
     for reset in (4, 8, 12):
         assert not watch.moments[reset]["head.weight"], "as if never stepped"

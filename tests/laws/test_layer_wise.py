@@ -113,7 +113,15 @@ def test_without_normaliser_or_rescaling_those_operations_are_left_out() -> None
         ({"task": tiny}, "the network has no normaliser behind 'layer1'; give it one by task.model = Normalised"),
         (
             {"recipe": LayerWise(generations=2, blocks=("layer1", "layer7"))},
-            "layer 'layer7' does not exist",
+            "recipe.blocks.1 = 'layer7': layer 'layer7' does not exist",
+        ),
+        (  # which no generation begins with
+            {"recipe": LayerWise(generations=2, blocks=("layer1", "layr2", "fc"), normalise=False)},
+            "recipe.blocks.1 = 'layr2': layer 'layr2' does not exist; did you mean 'layer2'?",
+        ),
+        (
+            {"recipe": LayerWise(generations=3, blocks=("layer2", "layer1", "fc"), normalise=False)},
+            "recipe.blocks.1 = 'layer1': in the network it does not lie behind 'layer2'; name blocks from the input",
         ),
     ],
 )

@@ -15,9 +15,12 @@ import pytest
 import llf_ray.recipes
 from llf_ray.config import SettingError, check, from_plain, override, to_plain
 from llf_ray.plan import Observed, Plan, Schedule, check_plan, compute, spans
+from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.back_translation import BackTranslation
+from llf_ray.recipes.dense_sparse import DenseSparse
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
+from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
@@ -35,6 +38,9 @@ ABLATIONS = {
     "seal with descenders held": Seal(hold_descenders=True),
     "seal and later_layer": Seal(forget_later=True),
     "seal by loss": Seal(loss_ratio=2.0),
+    "pruning, drawn anew": IterativePruning(control="reinit"),
+    "pruning, at random places": IterativePruning(control="random"),
+    "dense_sparse, alternating": DenseSparse(one_curve=True, last_rate=1.0, scope="global", sparsity=0.8),
     "later_layer reversed": LaterLayer(reverse=True),
     "later_layer, later held": LaterLayer(hold="later"),
     "later_layer, early held": LaterLayer(hold="early"),
@@ -106,7 +112,7 @@ def test_generations_of_every_recipe_end_at_the_same_steps(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", ABLATIONS.values(), ids=ABLATIONS.keys())
 def test_an_ablation_is_a_plan_of_the_same_budget(recipe: Any) -> None:
-    assert compiled(recipe).total == compiled(Restarts()).total
+    assert compiled(recipe).budget == compiled(Restarts()).total
     prepared = prepare(settings(on_the_toy(recipe)))
     assert prepared.plan.generations == 4
 
@@ -134,13 +140,34 @@ def test_a_threshold_that_the_model_does_not_have_is_found_before_anything_start
         ({"recipe.ascent_epochs": "3"}, "recipe.ascent_epochs = 3.0: must be < epochs = 3"),
         ({"recipe.ascent_epochs": "0"}, "recipe.ascent_epochs = 0.0: must be > 0"),
         ({"recipe.ascent_rate": "-0.1"}, "recipe.ascent_rate = -0.1: must be > 0"),
-        ({"recipe.loss_ratio": "0"}, "recipe.loss_ratio = 0.0: must be > 0"),
+        ({"recipe.loss_ratio": "1"}, "recipe.loss_ratio = 1.0: must be > 1"),
     ],
 )
 def test_an_impossible_recipe_is_refused_by_its_dotted_key(changes: dict[str, str], said: str) -> None:
     with pytest.raises(SettingError) as caught:
         override(settings(Seal(epochs=3, ascent_epochs=1)), changes)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: DenseSparse(one_curve=True), "last_rate = 0.1: must be 1 with one_curve = True"),
+        (lambda: ActiveForgetting(epochs=None), "every_steps = None: a generation has epochs or every_steps, one of"),
+        (lambda: ActiveForgetting(every_steps=1000), "every_steps = 1000: a generation has epochs or every_steps"),
+        (lambda: ActiveForgetting(epochs=None, every_steps=0), "every_steps = 0: must be >= 1"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(make: Any, said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        make()
+    assert str(caught.value).startswith(said)
+
+
+def test_every_so_many_steps_is_an_active_forgetting_in_the_papers_units() -> None:
+    plan = compiled(ActiveForgetting(generations=5, epochs=None, every_steps=1000))
+    assert plan.steps == (1000,) * 5
+    assert [phase.entry != () for phase in plan.phases] == [False, True, True, True, True]
 
 
 def test_an_ascent_shorter_than_a_step_is_an_error_and_not_left_out() -> None:
@@ -159,7 +186,8 @@ def test_a_longer_plan_of_a_recipe_begins_as_the_shorter_one() -> None:
 
 def test_the_first_generation_of_every_iterative_recipe_is_plain_training() -> None:
     for recipe in (Restarts(), LaterLayer(), Seal(), *ABLATIONS.values()):
-        if getattr(recipe, "repeat_order", False) or isinstance(recipe, BackTranslation):  # which ends with generating
+        others = (BackTranslation, IterativePruning, DenseSparse)  # an end with data or masks, a curve over the run
+        if getattr(recipe, "repeat_order", False) or isinstance(recipe, others):
             continue
         first = recipe.plan()[0]
         assert (first.generation, first.entry, first.rules, first.optimizer) == (0, (), (), "keep")

@@ -14,9 +14,10 @@ from scipy import stats
 import llf_ray.studies.compare
 import llf_ray.tracking
 from llf_ray.config import SettingError
-from llf_ray.journal import Journal, Tracking, read_run, update_run
+from llf_ray.journal import Journal, Tracking, read, read_run, update_run
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
+from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import Comparison
 from llf_ray.studies.compare import (
@@ -26,6 +27,7 @@ from llf_ray.studies.compare import (
     free_folder,
     is_comparison,
     markdown,
+    prepare_arms,
     publish,
     read_result,
     reopen,
@@ -34,8 +36,9 @@ from llf_ray.studies.compare import (
     unfinished,
     write,
 )
+from llf_ray.studies.show import show_comparison
 from llf_ray.tracking import TrackingError, parent_folder
-from tests.local import settings
+from tests.local import carry, settings
 
 ARMS = {
     "long": Long(generations=3, epochs=2, warmup_epochs=1),
@@ -61,7 +64,7 @@ def score(folder: Path, test: float | None, seconds: float = 10.0) -> None:
         journal.append({"kind": "state", "time": time.time(), "state": "running", "message": ""})
         for step in (8, 16, 24):
             value = (test or 0.9) * step / 24 - 0.01
-            scored = {"kind": "score", "step": step, "time": time.time(), "role": "validation"}
+            scored = {"kind": "score", "step": step, "time": time.time(), "role": "validation", "phase": 0}
             journal.append({**scored, "values": {"accuracy": value, "loss": 1.0}})
         if test is None:
             return
@@ -193,6 +196,34 @@ def test_generations_and_ascents_of_the_figure_are_the_plans(tmp_path):
     assert [long.generations, seal.generations] == [(), (8, 16)]
     assert seal.ascents == ((8, 12), (16, 20))
     assert long.ascents == later.ascents == ()
+
+
+def test_what_is_trained_aside_counts_neither_in_the_budget_nor_in_the_curve(tmp_path):
+    """A control beside the run that it is a control of: level by level at the same step."""
+    ticket = IterativePruning(generations=4, epochs=2, warmup_epochs=1)
+    arms = {"ticket": ticket, "random": replace(ticket, control="random")}
+    folder, runs = begin(made(tmp_path, 1, arms=arms))
+    assert [run.plan.total for run in runs] == [32, 48]
+    assert "equal budgets" in plans(arms)
+    assert "random trains 16 more aside" in plans(arms)
+    for run in runs:
+        carry(run)
+    one, other = read_result(folder).arms
+    assert (one.total, one.generations, one.aside) == (other.total, other.generations, 0) == (32, (8, 16, 24), 0)
+    assert other.aside == 16
+    curves = [dict(arm.trainings[0].curve) for arm in (one, other)]
+    assert set(curves[0]) == set(curves[1]) == set(range(4, 33, 4))
+    scores = {r["step"]: r for r in read(folder / "random-seed0" / "journal.jsonl") if r["kind"] == "score"}
+    for counted, step in ((4, 4), (8, 8), (12, 20), (16, 24), (20, 36), (24, 40), (28, 44), (32, 48)):
+        assert curves[1][counted] == scores[step]["values"]["accuracy"]
+    assert "random takes 16 steps more" in markdown(read_result(folder))
+
+
+def plans(arms) -> str:
+    comparison = Comparison(name="cmp", base=settings(ARMS["long"]), arms=arms, seeds=(0,))
+    text = io.StringIO()
+    Console(file=text, width=200).print(show_comparison(comparison, prepare_arms(comparison)))
+    return text.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------ folders

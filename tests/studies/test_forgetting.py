@@ -20,6 +20,7 @@ from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample
 from llf_ray.data.base import ROOT_VARIABLE, anchored
+from llf_ray.journal import read
 from llf_ray.plan import operations_of, spans
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
@@ -278,6 +279,17 @@ def test_findings_are_what_the_trainings_left(trained) -> None:
     assert list(found.sparse["pruning"]) == [1.0, 0.5, 0.25]
     same = [found.sparse[arm][1.0] for arm in ("pruning", "pruning_random", "pruning_reinit")]
     assert same[0] == same[1] == same[2], "level 0 is dense, whatever comes later"
+    for arm in ("pruning", "pruning_random", "pruning_reinit"):
+        assert [list(values) for values in found.sparse[arm].values()] == [[0]] * 3, "a score at every level"
+        path = folder / f"{arm}-seed0"
+        plan = from_plain(json.loads((path / "plan.json").read_text()))
+        names = {phase.name: n for n, phase in enumerate(plan.phases) if phase.generation == 1}
+        (score,) = [
+            record["values"]["accuracy"]
+            for record in read(path / "journal.jsonl")
+            if record["kind"] == "score" and record["phase"] == names["sparse"]
+        ]
+        assert found.sparse[arm][0.5][0] == score, "the arm's own, not that of the ticket beside it"
     assert found.measured("later_layer", "depth")[0] == examined(folder / "later_layer-seed0")["depth"]
     assert set(found.examined["later_layer"]) - set(found.examined["seal"]) == {
         "curvature/largest",

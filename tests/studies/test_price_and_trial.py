@@ -8,9 +8,12 @@ from llf_ray.config import SettingError
 from llf_ray.engine.base import EngineSettings
 from llf_ray.forget.masks import Magnitude
 from llf_ray.forget.operations import Forget, KeepMask, ShrinkPerturb, Snapshot
+from llf_ray.journal import Tracking
 from llf_ray.plan import Length, Phase
 from llf_ray.recipes.later_layer import LaterLayer
+from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.seal import Seal
+from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import Resources, prepare
 from llf_ray.studies.price import Kept, _scored_items, price
 from llf_ray.studies.trial import open_weights, try_operations
@@ -44,10 +47,15 @@ def test_a_price_is_measured_without_touching_random_state_or_threads():
 
 @pytest.mark.parametrize(
     "recipe",
-    [RECIPE, Seal(generations=3, epochs=5, ascent_epochs=2, warmup_epochs=1, threshold="body", ascent_rate=0.1)],
+    [
+        RECIPE,
+        Seal(generations=3, epochs=5, ascent_epochs=2, warmup_epochs=1, threshold="body", ascent_rate=0.1),
+        ShrinkAndPerturb(generations=4, epochs=5, until_accuracy=1.0),  # asked more often than it is scored
+        IterativePruning(generations=4, epochs=3, control="random"),
+    ],
 )
 def test_scored_items_are_those_of_a_real_run(recipe, tmp_path):
-    config = settings(recipe)
+    config = settings(recipe, tracking=Tracking(evaluate_every=2))
     folder = whole(config, tmp_path / "run")
     scores = journal(folder, "score")
     items = sum(config.task.num_items(record["role"]) for record in scores)

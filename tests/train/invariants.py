@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from llf_ray.data.order import order
 from llf_ray.engine.base import Optim
 from llf_ray.forget.draw import key_of
-from llf_ray.forget.groups import Both, Either, Select
+from llf_ray.forget.groups import Both, Select
 from llf_ray.forget.masks import Everything
-from llf_ray.forget.operations import WEIGHTS, Forget
+from llf_ray.forget.operations import STATE, WEIGHTS, Forget
 from llf_ray.nn.normaliser import freeze
 from llf_ray.plan import FREEZE, Curve, DataRule, Generate, Length, Objective, Pass, Phase, Rule
 from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
@@ -43,7 +43,6 @@ SEAL = Seal(generations=2, epochs=3, ascent_epochs=1, ascent_rate=0.5, warmup_ep
 START, END = 3 * PER_EPOCH, 4 * PER_EPOCH  # of its ascent
 EARLY = {"stem.0.weight", "stem.1.weight", "stem.1.bias"}
 DRAWN = ("stem.0.weight", "body.0.weight", "head.weight")
-STATE = Either((Select(), Select(kinds=("statistic",), name="statistics")))
 
 
 class Way(Protocol):
@@ -150,11 +149,19 @@ def kept_kernels_pass_a_boundary_untouched(way: Way) -> None:
 
 
 def pruning_nothing_is_dense_training(way: Way) -> None:
-    """6.3 (6): at a rate of 0, rewound to step 0, in the same order of the data."""
+    """6.3 (6): at a rate of 0, rewound to step 0 or, without momentum, which is not, to k; in one order of the data."""
     recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=1, rate=0.0, repeat_order=True)
     _, pruned = way.watched(settings(recipe, task=CALM))
     _, dense = way.watched(settings(Long(generations=1, epochs=2, warmup_epochs=1), task=CALM))
     assert same_bits(pruned, dense)
+    plain = replace(SGD, momentum=0.0)
+    for k in (0.5, 1.25):  # inside the warm-up, and behind an epoch
+        rewound = replace(recipe, rewind_epochs=k)
+        watch, end = way.watched(settings(rewound, task=CALM, optim=plain))
+        _, first = way.watched(settings(replace(rewound, generations=1), task=CALM, optim=plain))
+        assert same_bits(end, first)
+        steps = round((2 - k) * PER_EPOCH)
+        assert watch.losses[-steps:] == watch.losses[-2 * steps : -steps]
 
 
 def shrink_and_perturb_has_its_two_ends(way: Way) -> None:

@@ -92,6 +92,8 @@ RUNS: dict[str, RunConfig] = {
                 generation=g,
                 length=Length(epochs=1.5),
                 data=DataRule(share=(g + 1) / 2),
+                until=None if g else Until(measure="accuracy", at_least=0.01),  # after an epoch of its own two steps
+                fill=True,
                 entry=(ShrinkPerturb(),) if g else (),
                 normalisation="eval" if g else "train",
             )
