@@ -502,7 +502,7 @@ def study() -> None:
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data sets lie, in place of the variable LLF_RAY_DATA.",
+    help="Where data sets lie, in place of the variable LLF_RAY_DATA: small wants CIFAR-10 there, paper its own sets.",
 )
 @click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3].")
 @click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
@@ -540,6 +540,8 @@ def forgetting(
         outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
         lines = _unfinished(made, outcomes)
     found = results.findings(place, asked)
+        if size == "quick":
+            raise SettingError(f"--data-root {data_root}: goes with --size small or paper; quick has bundled images")
     _console().print(results.report(found))
     lines = [*(f"{path.stem}: {path}" for path in results.write(place, found)), *lines]
     _end(outcomes, heard, lines, place / LOG)

@@ -8,14 +8,15 @@ once. What is finished is never trained or measured again, so the same command c
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llf_ray import figures
-from llf_ray.config import SettingError, from_plain, to_plain
+from llf_ray.config import SettingError, from_plain, nearest, to_plain, unknown
 from llf_ray.data import (
     Augment,
     ChestXray,
@@ -32,7 +33,7 @@ from llf_ray.data import (
     TinyImageNet,
     Torchvision,
 )
-from llf_ray.data.base import DataSet, anchored
+from llf_ray.data.base import ROOT_VARIABLE, DataSet, anchored, located
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read_run, replace_text
 from llf_ray.measures.selectivity import Probe, targeted
@@ -295,15 +296,15 @@ def arms(budget: Budget) -> dict[str, Recipe]:
 def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> ForgettingStudy:
     """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
 
-    ``quick`` (three minutes on two cores) shows that all works and is too short to show more. ``small`` (35 minutes)
-    trains on 1,000 images of CIFAR-10 where the data are there, else on the bundled ones. ``paper`` is CUB-200 with
-    ResNet18 and Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
+    ``quick`` shows that all works and is too short to show more. ``small`` trains on 1,000 images of CIFAR-10, or on
+    bundled ones where no folder of data is named and no CIFAR-10 lies here. ``paper`` is CUB-200 with ResNet18 and
+    Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
 
     Raises:
-        SettingError: an unknown size, or no seed.
+        SettingError: an unknown size, no seed, or (small) a folder of data without CIFAR-10.
     """
     if size not in SIZES:
-        raise SettingError(f"size = {size!r}: must be one of {', '.join(SIZES)}")
+        raise unknown("size", size, SIZES)
     if seeds is not None and seeds < 1:
         raise SettingError(f"--seeds {seeds}: must be 1 or more")
     numbers = tuple(range(3 if seeds is None else seeds))
@@ -418,20 +419,16 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
         pruning_rate=0.5,
         gap_epochs=2,
     )
-    cifar = Mosaic(root="cifar10", tile=32, num_train=1000, num_held_out=2000)
-    there = _there(cifar)
-    data: DataSet = cifar if there else FashionOnPhotographs(num_train=1000, num_held_out=2000)
+    own = _own_images()
     task = Classification(
-        model=SmallResNet(stem_stride=2 if there else 3), data=data, augment=Augment(shift=2, flip=0.5)
+        model=SmallResNet(stem_stride=2 if own else 3),
+        data=own or FashionOnPhotographs(num_train=1000, num_held_out=2000),
+        augment=Augment(shift=2, flip=0.5, size=32 if isinstance(own, Torchvision) else None),
     )
-    targets: dict[str, DataSet] = {
-        "flowers17": Folder(root="flowers17"),
-        "cifar100": Mosaic(root="cifar100", tile=32, num_train=2000),
-    }
-    targets = {name: target for name, target in targets.items() if there and _there(target)}
-    targets = targets or {"fashion": FashionSample(num_train=1000, num_held_out=1000)}
+    targets = _other_images() if own else {"fashion": FashionSample(num_train=1000, num_held_out=1000)}
     base = _base(task, Long(generations=4, epochs=20), batch=50, evaluate_every=1000)
-    words = "1,000 images of CIFAR-10" if there else "1,000 bundled images (clothes on photographs, 36x36)"
+    words = "1,000 images of CIFAR-10" if own else "1,000 bundled images (clothes on photographs, 36x36)"
+    others = " and ".join(targets) or f"none, since there is none of {_marks(*FLOWERS, *CIFAR100)}"
     return ForgettingStudy(
         name="forgetting-small",
         size="small",
@@ -447,16 +444,83 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
         ),
         examined=METHODS,
         curved=("long", "restarts", "later_layer", "seal"),
-        about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs",
+        about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs; "
+        f"other data: {others}",
     )
 
 
-def _there(data: DataSet) -> bool:
-    try:
-        data.classes()
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a data set may lie: ``mark`` is a path below the folder of data that is there where the set is.
+
+    What is broken or missing behind the mark is said when the data are read, before anything is trained.
+    """
+
+    name: str
+    mark: str
+    data: DataSet
+
+
+def _cifar(classes: Literal[10, 100], num_train: int) -> tuple[Place, ...]:
+    """CIFAR as mosaics, or as torchvision unpacks it into the folder of data or into one below it."""
+    name, unpacked = f"cifar{classes}", {10: "cifar-10-batches-py", 100: "cifar-100-python"}[classes]
+    mosaics = Mosaic(root=name, tile=32, num_train=num_train, num_held_out=2000)
+    return (
+        Place(name=name, mark=f"{name}/y_train.npy", data=mosaics),
+        *(
+            Place(
+                name=name,
+                mark=str(Path(root, unpacked)),
+                data=Torchvision(name=f"CIFAR{classes}", root=root, num_train=num_train, num_held_out=2000),
+            )
+            for root in (".", "torchvision", name)
+        ),
+    )
+
+
+CIFAR10, CIFAR100 = _cifar(10, num_train=1000), _cifar(100, num_train=2000)
+FLOWERS = (
+    Place(name="flowers17", mark="flowers17", data=Folder(root="flowers17")),
+    *(
+        Place(name="flowers102", mark=mark, data=Flowers102(root=mark, num_held_out=2040))
+        for mark in ("flowers-102", "torchvision/flowers-102")
+    ),
+)
+
+
+def _lies(places: Sequence[Place]) -> Place | None:
+    """The first that is there."""
+    return next((place for place in places if located(place.mark).exists()), None)
+
+
+def _marks(*places: Place) -> str:
+    return ", ".join(place.mark for place in places)
+
+
+def _own_images() -> DataSet | None:
+    """CIFAR-10 to train on; None where it does not lie here and nobody said where data lie.
+
+    Raises:
+        SettingError: it is not in the folder that somebody named.
+    """
+    place, root = _lies(CIFAR10), os.environ.get(ROOT_VARIABLE)
+    if place is not None or not root:
+        return None if place is None else place.data
+    there = sorted(entry.name for entry in Path(root).iterdir()) if Path(root).is_dir() else []
+    known = {Path(place.mark).parts[0] for place in (*CIFAR10, *CIFAR100, *FLOWERS)}
+    strange = [name for name in there if name not in known]
+    near = next((name for place in CIFAR10 if (name := nearest(Path(place.mark).parts[0], strange))), None)
+    raise SettingError(
+        f"--data-root (or {ROOT_VARIABLE}) {root}: the small size trains on CIFAR-10, of which there is none of "
+        f"{_marks(*CIFAR10)}"
+        + (f"; did you mean {near!r} there?" if near else "")
+        + "; without a folder of data it trains on bundled images"
+    )
+
+
+def _other_images() -> dict[str, DataSet]:
+    """What else lies there to examine networks on."""
+    return {place.name: place.data for places in (FLOWERS, CIFAR100) if (place := _lies(places)) is not None}
 
 
 def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:

@@ -24,7 +24,7 @@ from llf_ray.plan import operations_of, spans
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
 from llf_ray.studies import forgetting as study_module
-from llf_ray.studies.examine import Examination, examined, is_examined
+from llf_ray.studies.examine import Examination, check_examination, examined, is_examined
 from llf_ray.studies.forgetting import (
     MAIN,
     SELECTIVE,
@@ -38,10 +38,13 @@ from llf_ray.studies.forgetting import (
 )
 from llf_ray.studies.forgetting_results import claims, document, findings, report, write
 from llf_ray.tasks import SmallResNet
+from llf_ray.studies.measure import check_targets
 from llf_ray.train.folder import load_module
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 from tests.local import carry
+from tests.data.test_paper_sets import flowers
+from tests.data.test_sets import write_cifar, write_mosaic
 
 REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed")
 
@@ -110,7 +113,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingS
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)  # no data lie here
     study = make(size, folder=str(tmp_path))
     assert [part.name for part in study.parts][:4] == ["methods", "spread", "share", "pruning"]
     named = {arm for part in study.parts for arm in part.arms}
@@ -126,7 +130,7 @@ def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, 
 @pytest.mark.parametrize("size", ["quick", "small"])
 def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
-    monkeypatch.chdir(tmp_path)  # no CIFAR-10 lies here
+    monkeypatch.chdir(tmp_path)  # no data lie here
     study = make(size, seeds=1, folder=str(tmp_path))
     plans = {arm: prepare(config).plan for (arm, _), config in study.runs(MAIN).items()}
     assert len({plan.total for plan in plans.values()}) == 1
@@ -219,18 +223,84 @@ def test_data_that_cannot_be_examined_on_are_said_before_anything_is_made(tmp_pa
     assert not (tmp_path / study.name).exists()
 
 
-def test_real_images_are_used_where_they_are(tmp_path, monkeypatch) -> None:
+def cifar_mosaics(root: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "test"):
+        labels = np.arange(10 * classes) % classes
+        tiles = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
+        write_mosaic(root / f"cifar{classes}", part, tiles, labels, columns=5 * classes)
+
+
+@pytest.mark.parametrize(
+    ("write", "place"),
+    [
+        (cifar_mosaics, ""),
+        (write_cifar, ""),
+        (write_cifar, "torchvision"),
+        (write_cifar, "cifar10"),
+    ],
+    ids=["mosaics", "torchvision's", "torchvision's in torchvision", "torchvision's in cifar10"],
+)
+def test_real_images_are_used_in_the_layouts_that_they_have(write, place, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
-    assert "bundled" in make("small").about
-    (tmp_path / "cifar10").mkdir()
-    np.save(tmp_path / "cifar10" / "y_train.npy", np.arange(40) % 10)
+    write(tmp_path / place, 10, monkeypatch)
+    alone = make("small", seeds=1, folder=str(tmp_path))
+    assert alone.about.startswith("1,000 images of CIFAR-10, ")
+    assert "other data: none, since there is none of flowers17, flowers-102, " in alone.about
+    task = alone.comparisons[MAIN].base.task
+    assert task.data.root.startswith(str(tmp_path))
+    task.prepare()
+    assert task.example().shape == (1, 3, 32, 32)
+    check_examination(task, alone.examination)
+
+    write(tmp_path / place.replace("10", "100"), 100, monkeypatch)
+    flowers(tmp_path / "flowers-102")
+    study = make("small", seeds=1, folder=str(tmp_path))
+    assert study.about.endswith("other data: flowers102 and cifar100")
+    assert study.examination.few_shot == study.examination.targets, "every pair of method and target"
+    check_targets(task, ("transfer",), study.examination.protocol, study.examination.targets)
+
+
+def test_a_folder_of_data_without_what_is_wanted_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
     study = make("small")
-    assert "CIFAR-10" in study.about
-    assert study.comparisons[MAIN].base.task.data.root == str(tmp_path / "cifar10")
+    assert "bundled" in study.about
+    assert study.about.endswith("other data: fashion")
+    data = tmp_path / "data"
+    (data / "cifar100").mkdir(parents=True)
+    (data / "cifar-10-batches-bin").mkdir()
+    monkeypatch.setenv(ROOT_VARIABLE, "")  # the command sets it
+    line = refused("--data-root", data)
+    assert f"--data-root (or {ROOT_VARIABLE}) {data}: " in line
+    assert "cifar10/y_train.npy, cifar-10-batches-py, torchvision/cifar-10-batches-py, cifar10/cifar-10-" in line
+    assert "did you mean 'cifar-10-batches-bin' there?" in line
+    assert "goes with --size small or paper" in refused("--size", "quick", "--data-root", data)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_there_and_broken_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    own, other = (write_cifar(tmp_path / "torchvision", classes, monkeypatch) for classes in (10, 100))
+    (other / "test").write_bytes(b"half of it")
+    study = make("small", folder=str(tmp_path))
+    with pytest.raises(SettingError, match=r"target 'cifar100': .*/test is not the published file"):
+        check_examination(study.comparisons[MAIN].base.task, study.examination)
+    (own / "data_batch_3").unlink()
+    assert "cifar-10-batches-py/data_batch_3 does not exist" in refused("--data-root", tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def refused(*words: object) -> str:
+    """The one line that the command answers."""
+    result = CliRunner().invoke(main, ["study", "forgetting", *map(str, words)])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    return line
 
 
 def test_what_cannot_work_is_said(tmp_path) -> None:
-    with pytest.raises(SettingError, match="size = 'smal'"):
+    with pytest.raises(SettingError, match="size 'smal' does not exist; did you mean 'small'"):
         make("smal")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="--seeds 0"):
         make("quick", seeds=0)
