@@ -37,6 +37,7 @@ from llf_ray.data.base import ROOT_VARIABLE, DataSet, anchored, located
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read_run, replace_text
 from llf_ray.measures.selectivity import Probe, targeted
+from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.base import Recipe
 from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.bunched import BunchedResets
@@ -47,6 +48,7 @@ from llf_ray.recipes.layer_wise import LayerWise
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.seal import Seal
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig, prepare
@@ -100,8 +102,9 @@ class Budget:
 
     ``threshold`` is where later-layer forgetting begins to redraw, ``ascent_threshold`` where SEAL's early layers end.
     Adaptive SEAL ascends at ``adaptive_rate`` until the training loss has grown ``loss_ratio`` times. ``levels`` is the
-    number of pruning levels, each of ``generations x epochs / levels`` epochs. ``blocks`` are those of layer-wise
-    re-initialisation.
+    number of pruning levels, each of ``generations x epochs / levels`` epochs. ``sparsity`` is that of each tensor in
+    dense-sparse-dense, ``alternating_sparsity`` that of all together in its alternating form. ``blocks`` are those of
+    layer-wise re-initialisation.
     """
 
     generations: int
@@ -118,6 +121,7 @@ class Budget:
     adaptive_rate: float = 0.1
     loss_ratio: float = 1.3
     sparsity: float = 0.3
+    alternating_sparsity: float = 0.8
     blocks: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4", "fc")
 
 
@@ -187,8 +191,10 @@ def _fitted(config: RunConfig) -> RunConfig:
 
 METHODS = (
     *("long", "restarts", "wels", "kels", "layer_wise", "later_layer", "later_layer_fixed", "later_layer_reverse"),
-    *("seal", "seal_adaptive", "born_again", "dense_sparse", "warm_start", "shrink_perturb"),
+    *("seal", "seal_adaptive", "seal_later_layer", "born_again", "dense_sparse", "alternating", "rifle"),
+    *("active_forgetting", "warm_start", "shrink_perturb"),
 )
+EXAMINED = (*METHODS, "pruning")
 
 
 def parts(budget: Budget) -> tuple[Part, ...]:
@@ -261,6 +267,7 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         ascent_rate=b.ascent_rate,
         threshold=b.ascent_threshold,
     )
+    dense_sparse = DenseSparse(generations=generations, epochs=epochs, warmup_epochs=warmup, sparsity=b.sparsity)
     arrivals = ShrinkAndPerturb(generations=generations, epochs=epochs)
     return {
         "long": Long(generations=generations, epochs=epochs, warmup_epochs=warmup),
@@ -273,8 +280,14 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         "later_layer_reverse": replace(later, reverse=True),
         "seal": seal,
         "seal_adaptive": replace(seal, ascent_rate=b.adaptive_rate, loss_ratio=b.loss_ratio),
+        "seal_later_layer": replace(seal, forget_later=True),
         "born_again": BornAgain(generations=generations, epochs=epochs, warmup_epochs=warmup),
-        "dense_sparse": DenseSparse(generations=generations, epochs=epochs, warmup_epochs=warmup, sparsity=b.sparsity),
+        "dense_sparse": dense_sparse,
+        "alternating": replace(
+            dense_sparse, sparsity=b.alternating_sparsity, scope="global", last_rate=1.0, one_curve=True
+        ),
+        "rifle": Rifle(generations=generations, epochs=epochs, warmup_epochs=warmup),
+        "active_forgetting": ActiveForgetting(generations=generations, epochs=epochs, warmup_epochs=warmup),
         "warm_start": replace(arrivals, shrink=1.0, perturb=0.0),
         "shrink_perturb": arrivals,
         "bunched_early": bunched,
@@ -440,9 +453,9 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
                 images=150, shots=(5, 20), episodes=200, examples=1000, eigenvalues=1, tolerance=1e-2, signs=10
             ),
             targets=targets,
-            few_shot={name: data for name, data in targets.items() if name != "cifar100"},
+            few_shot=targets,
         ),
-        examined=METHODS,
+        examined=EXAMINED,
         curved=("long", "restarts", "later_layer", "seal"),
         about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs; "
         f"other data: {others}",
@@ -566,7 +579,7 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
                 "cropdisease": Folder(root="plant-disease/dataset"),
             },
         ),
-        examined=(*METHODS, *tiny.arms),
+        examined=(*EXAMINED, *tiny.arms),
         curved=tuple(tiny.arms),
         about="CUB-200 with ResNet18, 11 generations of 200 epochs; Tiny-ImageNet with ResNet50, 10 generations of 160 "
         "epochs; MNIST with a LeNet 300-100",
@@ -630,6 +643,8 @@ def _digits(seeds: tuple[int, ...]) -> Comparison:
 def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
     """The study's folder and all its trainings: begun anew, or opened where an earlier call has made them.
 
+    A study that has gained arms or seeds since keeps what it has, and the new trainings are begun beside it.
+
     Raises:
         SettingError: a setting that cannot work, unequal budgets, data that networks cannot be examined on, or
         trainings there of other settings; before any folder is made.
@@ -653,9 +668,9 @@ def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
                 runs.append(open_run(place))
             else:
                 runs.append(create(replace(arms_of[arm], config=config), place, parent=".."))
-    if not (folder / STUDY).exists():
-        about = {"name": study.name, "size": study.size, "created": time.time(), "seconds": 0.0}
-        replace_text(folder / STUDY, json.dumps({**about, "study": to_plain(study)}, indent=1))
+    spent_before = spent(folder) if (folder / STUDY).exists() else 0.0
+    about = {"name": study.name, "size": study.size, "seconds": spent_before, "study": to_plain(study)}
+    replace_text(folder / STUDY, json.dumps(about, indent=1))
     names = list(study.trainings())
     return folder, sorted(runs, key=lambda run: names.index(run.folder.name))
 

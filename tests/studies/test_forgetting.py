@@ -21,6 +21,7 @@ from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample
 from llf_ray.data.base import ROOT_VARIABLE, anchored
 from llf_ray.plan import operations_of, spans
+from llf_ray.recipes.bunched import BunchedResets
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
 from llf_ray.studies import forgetting as study_module
@@ -37,16 +38,16 @@ from llf_ray.studies.forgetting import (
     make,
 )
 from llf_ray.studies.forgetting_results import claims, document, findings, report, write
-from llf_ray.tasks import SmallResNet
 from llf_ray.studies.measure import check_targets
+from llf_ray.tasks import SmallResNet
 from llf_ray.train.folder import load_module
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
-from tests.local import carry
 from tests.data.test_paper_sets import flowers
 from tests.data.test_sets import write_cifar, write_mosaic
+from tests.local import carry
 
-REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed")
+REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed", "rifle")
 
 
 def tiny(folder: Path, seeds: int = 1) -> ForgettingStudy:
@@ -124,7 +125,7 @@ def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, 
     assert study.seeds == (0, 1, 2)
     probed = study.comparisons[SELECTIVE].base
     assert (probed.optim.lr, probed.optim.momentum, probed.engine.batch) == (0.1, 0.0, 128), "the paper's"
-    assert size == "quick" or set(study.parts[0].arms) <= set(study.examined), "transfer of every method"
+    assert size == "quick" or {*study.parts[0].arms, "pruning"} <= set(study.examined), "transfer of every method"
 
 
 @pytest.mark.parametrize("size", ["quick", "small"])
@@ -144,6 +145,21 @@ def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, mon
     assert early[-1] < spread[-1]
     assert late[-1] == spread[-1]
     assert late[0] > spread[0]
+
+
+def test_every_method_of_the_family_is_an_arm(tmp_path) -> None:
+    jobs = Path(__file__).parents[2] / "jobs"
+    family = {type(recipe) for recipe in load_module(jobs / "compare_methods.py").comparison.arms.values()}
+    study = make("quick", folder=str(tmp_path))
+    arms = study.comparisons[MAIN].arms
+    assert family <= {type(recipe) for recipe in arms.values()}
+    assert family - {BunchedResets} == {type(arms[name]) for name in (*study.parts[0].arms, "pruning")}, (
+        "bunching is a control"
+    )
+    published = load_module(jobs / "paper" / "alternating_imagenet_resnet50.py").config.recipe
+    shared = {"generations": 3, "epochs": 2, "warmup_epochs": 0.5}
+    assert arms["alternating"] == replace(published, **shared)
+    assert arms["seal_later_layer"] == replace(arms["seal"], forget_later=True)
 
 
 def test_the_paper_size_is_what_the_paper_jobs_say(tmp_path, monkeypatch) -> None:
@@ -328,6 +344,31 @@ def test_a_folder_of_other_settings_is_refused(trained) -> None:
     other = replace(main, base=replace(main.base, optim=replace(main.base.optim, lr=0.2)))
     with pytest.raises(SettingError, match="holds a training of other settings"):
         begin(replace(study, comparisons={**study.comparisons, MAIN: other}))
+
+
+def only(study: ForgettingStudy, *arms: str) -> ForgettingStudy:
+    """The study without its other arms."""
+    main = study.comparisons[MAIN]
+    kept = replace(main, arms={arm: main.arms[arm] for arm in arms})
+    parts = tuple(replace(part, arms=tuple(arm for arm in part.arms if arm in arms)) for part in study.parts)
+    return replace(study, comparisons={**study.comparisons, MAIN: kept}, parts=parts, examined=("long",), curved=())
+
+
+def test_a_study_that_has_gained_arms_keeps_what_it_has(tmp_path) -> None:
+    before, whole = (only(tiny(tmp_path), "long", "restarts", "pruning", *more) for more in ((), ("rifle",)))
+    folder, _ = begin(before)
+    about = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**about, "seconds": 12.0}))
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed0/*")}
+    found = findings(look(whole), whole)
+    assert "rifle-seed0" in found.missing
+    assert "rifle" not in {arm.arm for arm in found.results["methods"].arms}
+    folder, runs = begin(whole)
+    assert {run.folder.name for run in runs} == set(whole.trainings())
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    about = json.loads((folder / "study.json").read_text())
+    assert about["seconds"] == 12.0
+    assert from_plain(about["study"]) == whole
 
 
 def test_findings_are_what_the_trainings_left(trained) -> None:
