@@ -2,7 +2,7 @@
 
 Sarfi et al. 2023 (arXiv:2304.04858). What acts is rate x learning rate x number of ascent steps: 125,000 steps a
 generation in the paper, 100 here, so its rate of 0.01 would do little. The rate is set by the training accuracy right
-after the first ascent: 62 % here, from 80 % before it (50 to 99 % was the benign range in a pilot).
+after the first ascent: 62 % here, from 80 % before it.
 """
 
 from dataclasses import replace

@@ -41,16 +41,31 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*args, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except SettingError as error:
-            _leave(str(error), 2)
+            with _one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise SystemExit(128 + signal.SIGINT) from None
         except BrokenPipeError:  # `llf-ray show ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except SettingError as error:
+        _leave(str(error), 2)
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:  # its own way would print the usage, too
+        _leave(error.format_message(), 2)
 
 
 def _leave(message: str, code: int) -> NoReturn:
@@ -494,15 +509,15 @@ def study() -> None:
 @study.command()
 @click.option(
     "--size",
-    type=click.Choice(["quick", "small", "paper"]),
+    metavar="[quick|small|paper]",
     default="small",
     show_default=True,
-    help="quick: three minutes, shows that all works; small: 35 minutes on two cores; paper: GPUs of a cluster.",
+    help="quick: three minutes, shows that all works; small: about 35 minutes on two cores; paper: GPUs of a cluster.",
 )
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data sets lie, in place of the variable LLF_RAY_DATA.",
+    help="Where data sets lie, in place of the variable LLF_RAY_DATA: small wants CIFAR-10 there, paper its own sets.",
 )
 @click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3].")
 @click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
@@ -525,6 +540,8 @@ def forgetting(
     Trainings run side by side, one core (or GPU) each; the same command carries on a study that stopped.
     """
     if data_root is not None:
+        if size == "quick":
+            raise SettingError(f"--data-root {data_root}: goes with --size small or paper; quick has bundled images")
         os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
     from llf_ray.studies import forgetting as settings
     from llf_ray.studies import forgetting_results as results
@@ -548,7 +565,7 @@ def forgetting(
 @study.command()
 @click.option(
     "--size",
-    type=click.Choice(["quick", "small"]),
+    metavar="[quick|small]",
     default="small",
     show_default=True,
     help="quick: a minute, shows that all works; small: about half an hour on two cores.",

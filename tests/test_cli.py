@@ -162,6 +162,29 @@ def test_a_wrong_comparison_is_one_line(words, fragments, comparison):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "fragments"),
+    [
+        (["study", "forgetting", "--size", "smal"], ["size 'smal'", "did you mean 'small'?", "quick, small, paper"]),
+        (["study", "language", "--size", "quik"], ["size 'quik'", "did you mean 'quick'?", "quick, small"]),
+        (["study", "forgetting", "--seeds", "many"], ["--seeds", "'many'", "integer"]),
+        (["study", "forgetting", "--sede", "3"], ["--sede", "--seeds"]),
+        (["study", "forgeting"], ["'forgeting'", "'forgetting'"]),
+        (["runz"], ["'runz'", "'runs'"]),
+        (["--verbos"], ["--verbos"]),
+        (["run"], ["JOB"]),
+    ],
+)
+def test_a_wrong_word_of_the_command_is_one_line(words, fragments):
+    line = refused(*words)
+    assert all(fragment in line for fragment in fragments), line
+
+
+def test_without_a_command_there_is_help():
+    assert "Usage: " in call().output
+    assert "forgetting" in call("study").output
+
+
 @pytest.mark.parametrize("command", ["resume", "watch", "cut", "sync"])
 def test_a_run_that_does_not_exist_gets_the_nearest_name(command, tmp_path):
     assert "runs holds no run" in refused(command, "tiny")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,27 @@ class Torchvision:
         try:
             return make(str(root), **part)
         except (RuntimeError, OSError, ValueError, KeyError) as error:  # KeyError: a list names an unknown class
-            reason = " ".join(str(error).split())
+            reason = (not self.download and _broken(make, root)) or " ".join(str(error).split())
             raise FileNotFoundError(
                 f"torchvision's {self.name} could not be read from {root} (download = {self.download}): {reason}"
             ) from None
+
+
+def _broken(source: Any, root: Path) -> str:
+    """Which of a set's published files is missing or another one, where torchvision has their MD5 sums; else nothing.
+
+    torchvision itself says only that some file is.
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    meta = getattr(source, "meta", None)
+    files = [*getattr(source, "train_list", ()), *getattr(source, "test_list", ())]
+    files += [(meta["filename"], meta["md5"])] if meta else []
+    for name, checksum in files:
+        path = root / source.base_folder / name
+        if not check_integrity(str(path), checksum):
+            return f"{path} is not the published file (by its MD5)" if path.exists() else f"{path} does not exist"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Where a number comes from decides what it is worth: R: the authors' README, shipped log or figure; I: an issue thread of
 their repository; W: a leaderboard's entry for the paper; S: a text that quotes the paper; C: their code. Numbers that
-were only remembered are not here.
+have no such source are not here.
 """
 
 from __future__ import annotations

@@ -8,14 +8,15 @@ once. What is finished is never trained or measured again, so the same command c
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llf_ray import figures
-from llf_ray.config import SettingError, from_plain, to_plain
+from llf_ray.config import SettingError, from_plain, nearest, to_plain, unknown
 from llf_ray.data import (
     Augment,
     ChestXray,
@@ -32,10 +33,11 @@ from llf_ray.data import (
     TinyImageNet,
     Torchvision,
 )
-from llf_ray.data.base import DataSet, anchored
+from llf_ray.data.base import ROOT_VARIABLE, DataSet, anchored, located
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read_run, replace_text
 from llf_ray.measures.selectivity import Probe, targeted
+from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.base import Recipe
 from llf_ray.recipes.born_again import BornAgain
 from llf_ray.recipes.bunched import BunchedResets
@@ -46,6 +48,7 @@ from llf_ray.recipes.layer_wise import LayerWise
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.restarts import Restarts
+from llf_ray.recipes.rifle import Rifle
 from llf_ray.recipes.seal import Seal
 from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig, prepare
@@ -99,8 +102,9 @@ class Budget:
 
     ``threshold`` is where later-layer forgetting begins to redraw, ``ascent_threshold`` where SEAL's early layers end.
     Adaptive SEAL ascends at ``adaptive_rate`` until the training loss has grown ``loss_ratio`` times. ``levels`` is the
-    number of pruning levels, each of ``generations x epochs / levels`` epochs. ``blocks`` are those of layer-wise
-    re-initialisation.
+    number of pruning levels, each of ``generations x epochs / levels`` epochs. ``sparsity`` is that of each tensor in
+    dense-sparse-dense, ``alternating_sparsity`` that of all together in its alternating form. ``blocks`` are those of
+    layer-wise re-initialisation.
     """
 
     generations: int
@@ -117,6 +121,7 @@ class Budget:
     adaptive_rate: float = 0.1
     loss_ratio: float = 1.3
     sparsity: float = 0.3
+    alternating_sparsity: float = 0.8
     blocks: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4", "fc")
 
 
@@ -186,8 +191,10 @@ def _fitted(config: RunConfig) -> RunConfig:
 
 METHODS = (
     *("long", "restarts", "wels", "kels", "layer_wise", "later_layer", "later_layer_fixed", "later_layer_reverse"),
-    *("seal", "seal_adaptive", "born_again", "dense_sparse", "warm_start", "shrink_perturb"),
+    *("seal", "seal_adaptive", "seal_later_layer", "born_again", "dense_sparse", "alternating", "rifle"),
+    *("active_forgetting", "warm_start", "shrink_perturb"),
 )
+EXAMINED = (*METHODS, "pruning")
 
 
 def parts(budget: Budget) -> tuple[Part, ...]:
@@ -260,6 +267,7 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         ascent_rate=b.ascent_rate,
         threshold=b.ascent_threshold,
     )
+    dense_sparse = DenseSparse(generations=generations, epochs=epochs, warmup_epochs=warmup, sparsity=b.sparsity)
     arrivals = ShrinkAndPerturb(generations=generations, epochs=epochs)
     return {
         "long": Long(generations=generations, epochs=epochs, warmup_epochs=warmup),
@@ -272,8 +280,14 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         "later_layer_reverse": replace(later, reverse=True),
         "seal": seal,
         "seal_adaptive": replace(seal, ascent_rate=b.adaptive_rate, loss_ratio=b.loss_ratio),
+        "seal_later_layer": replace(seal, forget_later=True),
         "born_again": BornAgain(generations=generations, epochs=epochs, warmup_epochs=warmup),
-        "dense_sparse": DenseSparse(generations=generations, epochs=epochs, warmup_epochs=warmup, sparsity=b.sparsity),
+        "dense_sparse": dense_sparse,
+        "alternating": replace(
+            dense_sparse, sparsity=b.alternating_sparsity, scope="global", last_rate=1.0, one_curve=True
+        ),
+        "rifle": Rifle(generations=generations, epochs=epochs, warmup_epochs=warmup),
+        "active_forgetting": ActiveForgetting(generations=generations, epochs=epochs, warmup_epochs=warmup),
         "warm_start": replace(arrivals, shrink=1.0, perturb=0.0),
         "shrink_perturb": arrivals,
         "bunched_early": bunched,
@@ -295,15 +309,15 @@ def arms(budget: Budget) -> dict[str, Recipe]:
 def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> ForgettingStudy:
     """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
 
-    ``quick`` (three minutes on two cores) shows that all works and is too short to show more. ``small`` (35 minutes)
-    trains on 1,000 images of CIFAR-10 where the data are there, else on the bundled ones. ``paper`` is CUB-200 with
-    ResNet18 and Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
+    ``quick`` shows that all works and is too short to show more. ``small`` trains on 1,000 images of CIFAR-10, or on
+    bundled ones where no folder of data is named and no CIFAR-10 lies here. ``paper`` is CUB-200 with ResNet18 and
+    Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
 
     Raises:
-        SettingError: an unknown size, or no seed.
+        SettingError: an unknown size, no seed, or (small) a folder of data without CIFAR-10.
     """
     if size not in SIZES:
-        raise SettingError(f"size = {size!r}: must be one of {', '.join(SIZES)}")
+        raise unknown("size", size, SIZES)
     if seeds is not None and seeds < 1:
         raise SettingError(f"--seeds {seeds}: must be 1 or more")
     numbers = tuple(range(3 if seeds is None else seeds))
@@ -418,20 +432,16 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
         pruning_rate=0.5,
         gap_epochs=2,
     )
-    cifar = Mosaic(root="cifar10", tile=32, num_train=1000, num_held_out=2000)
-    there = _there(cifar)
-    data: DataSet = cifar if there else FashionOnPhotographs(num_train=1000, num_held_out=2000)
+    own = _own_images()
     task = Classification(
-        model=SmallResNet(stem_stride=2 if there else 3), data=data, augment=Augment(shift=2, flip=0.5)
+        model=SmallResNet(stem_stride=2 if own else 3),
+        data=own or FashionOnPhotographs(num_train=1000, num_held_out=2000),
+        augment=Augment(shift=2, flip=0.5, size=32 if isinstance(own, Torchvision) else None),
     )
-    targets: dict[str, DataSet] = {
-        "flowers17": Folder(root="flowers17"),
-        "cifar100": Mosaic(root="cifar100", tile=32, num_train=2000),
-    }
-    targets = {name: target for name, target in targets.items() if there and _there(target)}
-    targets = targets or {"fashion": FashionSample(num_train=1000, num_held_out=1000)}
+    targets = _other_images() if own else {"fashion": FashionSample(num_train=1000, num_held_out=1000)}
     base = _base(task, Long(generations=4, epochs=20), batch=50, evaluate_every=1000)
-    words = "1,000 images of CIFAR-10" if there else "1,000 bundled images (clothes on photographs, 36x36)"
+    words = "1,000 images of CIFAR-10" if own else "1,000 bundled images (clothes on photographs, 36x36)"
+    others = " and ".join(targets) or f"none, since there is none of {_marks(*FLOWERS, *CIFAR100)}"
     return ForgettingStudy(
         name="forgetting-small",
         size="small",
@@ -443,20 +453,87 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
                 images=150, shots=(5, 20), episodes=200, examples=1000, eigenvalues=1, tolerance=1e-2, signs=10
             ),
             targets=targets,
-            few_shot={name: data for name, data in targets.items() if name != "cifar100"},
+            few_shot=targets,
         ),
-        examined=METHODS,
+        examined=EXAMINED,
         curved=("long", "restarts", "later_layer", "seal"),
-        about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs",
+        about=f"{words}, a ResNet of one block of 16, 32, 64 and 128 channels, 4 generations of 20 epochs; "
+        f"other data: {others}",
     )
 
 
-def _there(data: DataSet) -> bool:
-    try:
-        data.classes()
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a data set may lie: ``mark`` is a path below the folder of data that is there where the set is.
+
+    What is broken or missing behind the mark is said when the data are read, before anything is trained.
+    """
+
+    name: str
+    mark: str
+    data: DataSet
+
+
+def _cifar(classes: Literal[10, 100], num_train: int) -> tuple[Place, ...]:
+    """CIFAR as mosaics, or as torchvision unpacks it into the folder of data or into one below it."""
+    name, unpacked = f"cifar{classes}", {10: "cifar-10-batches-py", 100: "cifar-100-python"}[classes]
+    mosaics = Mosaic(root=name, tile=32, num_train=num_train, num_held_out=2000)
+    return (
+        Place(name=name, mark=f"{name}/y_train.npy", data=mosaics),
+        *(
+            Place(
+                name=name,
+                mark=str(Path(root, unpacked)),
+                data=Torchvision(name=f"CIFAR{classes}", root=root, num_train=num_train, num_held_out=2000),
+            )
+            for root in (".", "torchvision", name)
+        ),
+    )
+
+
+CIFAR10, CIFAR100 = _cifar(10, num_train=1000), _cifar(100, num_train=2000)
+FLOWERS = (
+    Place(name="flowers17", mark="flowers17", data=Folder(root="flowers17")),
+    *(
+        Place(name="flowers102", mark=mark, data=Flowers102(root=mark, num_held_out=2040))
+        for mark in ("flowers-102", "torchvision/flowers-102")
+    ),
+)
+
+
+def _lies(places: Sequence[Place]) -> Place | None:
+    """The first that is there."""
+    return next((place for place in places if located(place.mark).exists()), None)
+
+
+def _marks(*places: Place) -> str:
+    return ", ".join(place.mark for place in places)
+
+
+def _own_images() -> DataSet | None:
+    """CIFAR-10 to train on; None where it does not lie here and nobody said where data lie.
+
+    Raises:
+        SettingError: it is not in the folder that somebody named.
+    """
+    place, root = _lies(CIFAR10), os.environ.get(ROOT_VARIABLE)
+    if place is not None or not root:
+        return None if place is None else place.data
+    there = sorted(entry.name for entry in Path(root).iterdir()) if Path(root).is_dir() else []
+    known = {Path(place.mark).parts[0] for place in (*CIFAR10, *CIFAR100, *FLOWERS)}
+    strange = [name for name in there if name not in known]
+    near = next((name for place in CIFAR10 if (name := nearest(Path(place.mark).parts[0], strange))), None)
+    raise SettingError(
+        f"--data-root (or {ROOT_VARIABLE}) {root}: the small size trains on CIFAR-10, of which there is none of "
+        f"{_marks(*CIFAR10)}"
+        + (f"; did you mean {near!r} there?" if near else "")
+        + "; without a folder of data it trains on bundled images"
+    )
+
+
+def _other_images() -> dict[str, DataSet]:
+    """What else lies there to examine networks on."""
+    return {place.name: place.data for places in (FLOWERS, CIFAR100) if (place := _lies(places)) is not None}
 
 
 def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
@@ -502,7 +579,7 @@ def _paper(seeds: tuple[int, ...]) -> ForgettingStudy:
                 "cropdisease": Folder(root="plant-disease/dataset"),
             },
         ),
-        examined=(*METHODS, *tiny.arms),
+        examined=(*EXAMINED, *tiny.arms),
         curved=tuple(tiny.arms),
         about="CUB-200 with ResNet18, 11 generations of 200 epochs; Tiny-ImageNet with ResNet50, 10 generations of 160 "
         "epochs; MNIST with a LeNet 300-100",
@@ -566,6 +643,8 @@ def _digits(seeds: tuple[int, ...]) -> Comparison:
 def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
     """The study's folder and all its trainings: begun anew, or opened where an earlier call has made them.
 
+    A study that has gained arms or seeds since keeps what it has, and the new trainings are begun beside it.
+
     Raises:
         SettingError: a setting that cannot work, unequal budgets, data that networks cannot be examined on, or
         trainings there of other settings; before any folder is made.
@@ -589,9 +668,9 @@ def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
                 runs.append(open_run(place))
             else:
                 runs.append(create(replace(arms_of[arm], config=config), place, parent=".."))
-    if not (folder / STUDY).exists():
-        about = {"name": study.name, "size": study.size, "created": time.time(), "seconds": 0.0}
-        replace_text(folder / STUDY, json.dumps({**about, "study": to_plain(study)}, indent=1))
+    spent_before = spent(folder) if (folder / STUDY).exists() else 0.0
+    about = {"name": study.name, "size": study.size, "seconds": spent_before, "study": to_plain(study)}
+    replace_text(folder / STUDY, json.dumps(about, indent=1))
     names = list(study.trainings())
     return folder, sorted(runs, key=lambda run: names.index(run.folder.name))
 

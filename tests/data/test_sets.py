@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import pickle
 import subprocess
 import sys
 import types
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision.datasets
 from PIL import Image
 
 from llf_ray.config import SettingError
@@ -331,6 +333,54 @@ def test_torchvisions_sets_are_read_by_name(tmp_path):
         Torchvision(name="CIFAR10", root=str(tmp_path)).load("train")
     with pytest.raises(SettingError, match="did you mean 'CIFAR100'"):
         Torchvision(name="CIFAR-100", root="x")
+
+
+def write_cifar(root, classes, monkeypatch):
+    """CIFAR-10 or CIFAR-100 as torchvision unpacks it, two items a class in each file; torchvision takes them for the
+    published ones.
+    """
+    source = getattr(torchvision.datasets, f"CIFAR{classes}")
+    folder = root / source.base_folder
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(classes)
+
+    def written(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    labels = [label for label in range(classes) for _ in range(2)]
+    for part in ("train_list", "test_list"):
+        files = [
+            written(
+                name,
+                {
+                    "data": generator.integers(0, 256, (len(labels), 3 * 32 * 32), dtype=np.uint8),
+                    "labels" if classes == 10 else "fine_labels": labels,
+                },
+            )
+            for name, _ in getattr(source, part)
+        ]
+        monkeypatch.setattr(source, part, files)
+    name, checksum = written(source.meta["filename"], {source.meta["key"]: [f"kind {n}" for n in range(classes)]})
+    monkeypatch.setattr(source, "meta", {**source.meta, "filename": name, "md5": checksum})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("classes", "sizes", "file"), [(10, [90, 10, 20], "data_batch_3"), (100, [100, 100, 200], "train")]
+)
+def test_cifar_is_read_as_torchvision_unpacks_it(classes, sizes, file, tmp_path, monkeypatch):
+    folder = write_cifar(tmp_path, classes, monkeypatch)
+    data = Torchvision(name=f"CIFAR{classes}", root=str(tmp_path))
+    assert data.classes()[-1] == f"kind {classes - 1}"
+    assert [len(data.load(role).labels) for role in ROLES] == sizes
+    assert data.load("test").image(0).shape == (32, 32, 3)
+    (folder / file).write_bytes(b"half of it")
+    with pytest.raises(FileNotFoundError, match=rf"/{file} is not the published file \(by its MD5\)"):
+        data.load("test")
+    (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"/{file} does not exist"):
+        data.load("test")
 
 
 class Table(list):

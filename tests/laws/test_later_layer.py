@@ -35,7 +35,6 @@ def test_each_generation_draws_the_later_weights_anew(tmp_path: Path) -> None:
 
 
 def test_forgetting_from_the_first_layer_on_leaves_only_biases_and_normalisers(tmp_path: Path) -> None:
-    """6.3 (2)"""
     folder = tmp_path / "run"
     watch = watched(settings(replace(LATER, threshold="stem")), folder)
     assert redrawn(folder, 1) == {"stem.0.weight"} | BODY | HEAD

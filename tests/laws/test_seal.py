@@ -1,4 +1,4 @@
-"""What SEAL does to weights, moments and statistics, exactly (specs: assertions that cost seconds)."""
+"""What SEAL does to weights, moments and statistics, exactly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def seal(tmp_path_factory: pytest.TempPathFactory) -> Watch:
 
 
 def test_an_ascent_raises_the_loss_moves_early_layers_and_leaves_held_ones(tmp_path: Path) -> None:
-    """5.4 (1): with the later layers held, weights, moments and statistics."""
+    """With the later layers held, weights, moments and statistics."""
     recipe = replace(SEAL, hold_descenders=True, ascent_rate=3.0, epochs=6, ascent_epochs=3)
     watch = watched(settings(recipe), tmp_path / "run")
     first, last = 6 * PER_EPOCH, 9 * PER_EPOCH
@@ -60,7 +60,7 @@ def test_a_held_group_keeps_its_moments_and_its_step_count(tmp_path: Path) -> No
 
 
 def test_rates_and_decay_of_both_groups_are_those_of_the_paper(seal: Watch) -> None:
-    """5.4 (2): in [0, k) ascenders have no decay and the sign is theirs; from k on both groups are equal."""
+    """In [0, k) ascenders have no decay and the sign is theirs; from k on both groups are equal."""
     for step in range(START, END):
         early, rest = seal.groups[step]["early"], seal.groups[step]["rest"]
         assert (early["direction"], early["weight_decay"]) == (-0.5, 0.0)
@@ -73,13 +73,11 @@ def test_rates_and_decay_of_both_groups_are_those_of_the_paper(seal: Watch) -> N
 
 
 def test_momentum_is_empty_where_a_generation_starts_and_where_its_ascent_ends(seal: Watch) -> None:
-    """5.4 (3)"""
     empty = [step for step, moments in enumerate(seal.moments) if not any(moments.values())]
     assert empty == [0, START, END]
 
 
 def test_the_first_generation_is_plain_training(seal: Watch, tmp_path: Path) -> None:
-    """5.4 (4)"""
     plain = watched(settings(Restarts(generations=1, epochs=3, warmup_epochs=1)), tmp_path / "run")
     assert plain.losses == seal.losses[:START]
     for step in range(START):
@@ -87,7 +85,6 @@ def test_the_first_generation_is_plain_training(seal: Watch, tmp_path: Path) -> 
 
 
 def test_running_statistics_move_during_the_ascent(seal: Watch) -> None:
-    """5.4 (5)"""
     for step in range(START, END):
         assert {n for n in seal.weights[0] if "running" in n} <= changed(seal.weights[step], seal.weights[step + 1])
 
@@ -101,7 +98,7 @@ def with_direction(direction: float, *, rebuild: bool, decay: float | None) -> l
 
 @pytest.mark.parametrize("optim", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_descent_in_place_of_the_ascent_is_warm_restarts_to_the_bit(optim: Any, tmp_path: Path) -> None:
-    """5.4 (6), 6.3 (3): with direction +1, decay as ever and no new optimizer at k."""
+    """With direction +1, decay as ever and no new optimizer at k."""
     restarts = whole(settings(Restarts(generations=2, epochs=3, warmup_epochs=1), optim=optim), tmp_path / "restarts")
     alike = whole(settings(with_direction(1.0, rebuild=False, decay=None), optim=optim), tmp_path / "alike")
     assert same_bits(final(alike), final(restarts))
@@ -153,7 +150,7 @@ def test_halving_the_ascent_rate_halves_the_first_step(optim: Any) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("optim", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_an_ascent_is_torchs_own_maximising_and_decay_keeps_its_sign(optim: Any, decay: float) -> None:
-    """6.3 (4): where a negative rate would make weights grow."""
+    """Where a negative rate would make weights grow."""
     _, after = stepped(1.0, optim, decay)
     net = Toy().build(0)
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optim.name]

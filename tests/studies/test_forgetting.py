@@ -22,10 +22,11 @@ from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample
 from llf_ray.data.base import ROOT_VARIABLE, anchored
 from llf_ray.journal import read
 from llf_ray.plan import operations_of, spans
+from llf_ray.recipes.bunched import BunchedResets
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
 from llf_ray.studies import forgetting as study_module
-from llf_ray.studies.examine import Examination, examined, is_examined
+from llf_ray.studies.examine import Examination, check_examination, examined, is_examined
 from llf_ray.studies.forgetting import (
     MAIN,
     SELECTIVE,
@@ -38,13 +39,16 @@ from llf_ray.studies.forgetting import (
     make,
 )
 from llf_ray.studies.forgetting_results import claims, document, findings, report, write
+from llf_ray.studies.measure import check_targets
 from llf_ray.tasks import SmallResNet
 from llf_ray.train.folder import load_module
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
+from tests.data.test_paper_sets import flowers
+from tests.data.test_sets import write_cifar, write_mosaic
 from tests.local import carry
 
-REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed")
+REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed", "rifle")
 
 
 def tiny(folder: Path, seeds: int = 1) -> ForgettingStudy:
@@ -111,7 +115,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingS
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)  # no data lie here
     study = make(size, folder=str(tmp_path))
     assert [part.name for part in study.parts][:4] == ["methods", "spread", "share", "pruning"]
     named = {arm for part in study.parts for arm in part.arms}
@@ -121,13 +126,13 @@ def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, 
     assert study.seeds == (0, 1, 2)
     probed = study.comparisons[SELECTIVE].base
     assert (probed.optim.lr, probed.optim.momentum, probed.engine.batch) == (0.1, 0.0, 128), "the paper's"
-    assert size == "quick" or set(study.parts[0].arms) <= set(study.examined), "transfer of every method"
+    assert size == "quick" or {*study.parts[0].arms, "pruning"} <= set(study.examined), "transfer of every method"
 
 
 @pytest.mark.parametrize("size", ["quick", "small"])
 def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
-    monkeypatch.chdir(tmp_path)  # no CIFAR-10 lies here
+    monkeypatch.chdir(tmp_path)  # no data lie here
     study = make(size, seeds=1, folder=str(tmp_path))
     plans = {arm: prepare(config).plan for (arm, _), config in study.runs(MAIN).items()}
     assert len({plan.total for plan in plans.values()}) == 1
@@ -141,6 +146,21 @@ def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, mon
     assert early[-1] < spread[-1]
     assert late[-1] == spread[-1]
     assert late[0] > spread[0]
+
+
+def test_every_method_of_the_family_is_an_arm(tmp_path) -> None:
+    jobs = Path(__file__).parents[2] / "jobs"
+    family = {type(recipe) for recipe in load_module(jobs / "compare_methods.py").comparison.arms.values()}
+    study = make("quick", folder=str(tmp_path))
+    arms = study.comparisons[MAIN].arms
+    assert family <= {type(recipe) for recipe in arms.values()}
+    assert family - {BunchedResets} == {type(arms[name]) for name in (*study.parts[0].arms, "pruning")}, (
+        "bunching is a control"
+    )
+    published = load_module(jobs / "paper" / "alternating_imagenet_resnet50.py").config.recipe
+    shared = {"generations": 3, "epochs": 2, "warmup_epochs": 0.5}
+    assert arms["alternating"] == replace(published, **shared)
+    assert arms["seal_later_layer"] == replace(arms["seal"], forget_later=True)
 
 
 def test_the_paper_size_is_what_the_paper_jobs_say(tmp_path, monkeypatch) -> None:
@@ -220,18 +240,84 @@ def test_data_that_cannot_be_examined_on_are_said_before_anything_is_made(tmp_pa
     assert not (tmp_path / study.name).exists()
 
 
-def test_real_images_are_used_where_they_are(tmp_path, monkeypatch) -> None:
+def cifar_mosaics(root: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "test"):
+        labels = np.arange(10 * classes) % classes
+        tiles = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
+        write_mosaic(root / f"cifar{classes}", part, tiles, labels, columns=5 * classes)
+
+
+@pytest.mark.parametrize(
+    ("write", "place"),
+    [
+        (cifar_mosaics, ""),
+        (write_cifar, ""),
+        (write_cifar, "torchvision"),
+        (write_cifar, "cifar10"),
+    ],
+    ids=["mosaics", "torchvision's", "torchvision's in torchvision", "torchvision's in cifar10"],
+)
+def test_real_images_are_used_in_the_layouts_that_they_have(write, place, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
-    assert "bundled" in make("small").about
-    (tmp_path / "cifar10").mkdir()
-    np.save(tmp_path / "cifar10" / "y_train.npy", np.arange(40) % 10)
+    write(tmp_path / place, 10, monkeypatch)
+    alone = make("small", seeds=1, folder=str(tmp_path))
+    assert alone.about.startswith("1,000 images of CIFAR-10, ")
+    assert "other data: none, since there is none of flowers17, flowers-102, " in alone.about
+    task = alone.comparisons[MAIN].base.task
+    assert task.data.root.startswith(str(tmp_path))
+    task.prepare()
+    assert task.example().shape == (1, 3, 32, 32)
+    check_examination(task, alone.examination)
+
+    write(tmp_path / place.replace("10", "100"), 100, monkeypatch)
+    flowers(tmp_path / "flowers-102")
+    study = make("small", seeds=1, folder=str(tmp_path))
+    assert study.about.endswith("other data: flowers102 and cifar100")
+    assert study.examination.few_shot == study.examination.targets, "every pair of method and target"
+    check_targets(task, ("transfer",), study.examination.protocol, study.examination.targets)
+
+
+def test_a_folder_of_data_without_what_is_wanted_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
     study = make("small")
-    assert "CIFAR-10" in study.about
-    assert study.comparisons[MAIN].base.task.data.root == str(tmp_path / "cifar10")
+    assert "bundled" in study.about
+    assert study.about.endswith("other data: fashion")
+    data = tmp_path / "data"
+    (data / "cifar100").mkdir(parents=True)
+    (data / "cifar-10-batches-bin").mkdir()
+    monkeypatch.setenv(ROOT_VARIABLE, "")  # the command sets it
+    line = refused("--data-root", data)
+    assert f"--data-root (or {ROOT_VARIABLE}) {data}: " in line
+    assert "cifar10/y_train.npy, cifar-10-batches-py, torchvision/cifar-10-batches-py, cifar10/cifar-10-" in line
+    assert "did you mean 'cifar-10-batches-bin' there?" in line
+    assert "goes with --size small or paper" in refused("--size", "quick", "--data-root", data)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_there_and_broken_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    own, other = (write_cifar(tmp_path / "torchvision", classes, monkeypatch) for classes in (10, 100))
+    (other / "test").write_bytes(b"half of it")
+    study = make("small", folder=str(tmp_path))
+    with pytest.raises(SettingError, match=r"target 'cifar100': .*/test is not the published file"):
+        check_examination(study.comparisons[MAIN].base.task, study.examination)
+    (own / "data_batch_3").unlink()
+    assert "cifar-10-batches-py/data_batch_3 does not exist" in refused("--data-root", tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def refused(*words: object) -> str:
+    """The one line that the command answers."""
+    result = CliRunner().invoke(main, ["study", "forgetting", *map(str, words)])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    return line
 
 
 def test_what_cannot_work_is_said(tmp_path) -> None:
-    with pytest.raises(SettingError, match="size = 'smal'"):
+    with pytest.raises(SettingError, match="size 'smal' does not exist; did you mean 'small'"):
         make("smal")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="--seeds 0"):
         make("quick", seeds=0)
@@ -259,6 +345,31 @@ def test_a_folder_of_other_settings_is_refused(trained) -> None:
     other = replace(main, base=replace(main.base, optim=replace(main.base.optim, lr=0.2)))
     with pytest.raises(SettingError, match="holds a training of other settings"):
         begin(replace(study, comparisons={**study.comparisons, MAIN: other}))
+
+
+def only(study: ForgettingStudy, *arms: str) -> ForgettingStudy:
+    """The study without its other arms."""
+    main = study.comparisons[MAIN]
+    kept = replace(main, arms={arm: main.arms[arm] for arm in arms})
+    parts = tuple(replace(part, arms=tuple(arm for arm in part.arms if arm in arms)) for part in study.parts)
+    return replace(study, comparisons={**study.comparisons, MAIN: kept}, parts=parts, examined=("long",), curved=())
+
+
+def test_a_study_that_has_gained_arms_keeps_what_it_has(tmp_path) -> None:
+    before, whole = (only(tiny(tmp_path), "long", "restarts", "pruning", *more) for more in ((), ("rifle",)))
+    folder, _ = begin(before)
+    about = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**about, "seconds": 12.0}))
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed0/*")}
+    found = findings(look(whole), whole)
+    assert "rifle-seed0" in found.missing
+    assert "rifle" not in {arm.arm for arm in found.results["methods"].arms}
+    folder, runs = begin(whole)
+    assert {run.folder.name for run in runs} == set(whole.trainings())
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    about = json.loads((folder / "study.json").read_text())
+    assert about["seconds"] == 12.0
+    assert from_plain(about["study"]) == whole
 
 
 def test_findings_are_what_the_trainings_left(trained) -> None:

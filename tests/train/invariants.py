@@ -70,7 +70,7 @@ def parameters(weights: Mapping[str, Tensor]) -> set[str]:
     return {name for name in weights if "running" not in name and "num_" not in name}
 
 
-# --------------------------------------------------------------------------------------------- spec 6.3, the invariants
+# ---------------------------------------------------------------------------------------------------- the invariants
 
 
 def keeping_everything_is_no_operation(way: Way) -> None:
@@ -84,7 +84,7 @@ def keeping_everything_is_no_operation(way: Way) -> None:
 
 
 def a_redraw_leaves_biases_and_normalisers(way: Way) -> None:
-    """6.3 (1), (2): from the first layer on, fresh weights and old normalisers."""
+    """From the first layer on, fresh weights and old normalisers."""
     _, first = way.watched(settings(replace(RESTARTS, generations=1), task=CALM))
     recipe = LaterLayer(generations=2, epochs=2, warmup_epochs=1, threshold="stem")
     watch, _ = way.watched(settings(recipe, task=CALM), 2 * PER_EPOCH)
@@ -138,7 +138,7 @@ def stepped(
 
 
 def kept_kernels_pass_a_boundary_untouched(way: Way) -> None:
-    """6.3 (5): the first ceil(0.6 C_out) x ceil(0.6 C_in) kernels."""
+    """The first ceil(0.6 C_out) x ceil(0.6 C_in) kernels."""
     recipe = KnowledgeEvolution(generations=2, epochs=2, warmup_epochs=0, split="kernels", keep=0.6)
     watch, _ = way.watched(settings(recipe, task=CALM), 2 * PER_EPOCH)
     _, end = way.watched(settings(replace(recipe, generations=1), task=CALM))
@@ -149,7 +149,7 @@ def kept_kernels_pass_a_boundary_untouched(way: Way) -> None:
 
 
 def pruning_nothing_is_dense_training(way: Way) -> None:
-    """6.3 (6): at a rate of 0, rewound to step 0 or, without momentum, which is not, to k; in one order of the data."""
+    """At a rate of 0, rewound to step 0 or, without momentum, which is not, to k; in one order of the data."""
     recipe = IterativePruning(generations=2, epochs=2, warmup_epochs=1, rate=0.0, repeat_order=True)
     _, pruned = way.watched(settings(recipe, task=CALM))
     _, dense = way.watched(settings(Long(generations=1, epochs=2, warmup_epochs=1), task=CALM))
@@ -165,7 +165,7 @@ def pruning_nothing_is_dense_training(way: Way) -> None:
 
 
 def shrink_and_perturb_has_its_two_ends(way: Way) -> None:
-    """6.3 (7): (1, 0) is a warm start, (0, 1) a fresh model."""
+    """(1, 0) is a warm start, (0, 1) a fresh model."""
     recipe = ShrinkAndPerturb(generations=2, epochs=2)
     step = 2 * PER_EPOCH
     warm, _ = way.watched(settings(replace(recipe, shrink=1, perturb=0), task=CALM), step - 1, step)
@@ -183,7 +183,7 @@ def shrink_and_perturb_has_its_two_ends(way: Way) -> None:
 
 
 def a_redraw_is_uniform_with_the_layers_own_deviation(way: Way) -> None:
-    """6.3 (9): std = 1 / sqrt(3 fan_in), sqrt(6) below the Kaiming-normal draw; pooled over seeds."""
+    """std = 1 / sqrt(3 fan_in), sqrt(6) below the Kaiming-normal draw; pooled over seeds."""
     ratios: list[Tensor] = []
     for seed in range(3):
         recipe = LaterLayer(generations=2, epochs=1, warmup_epochs=0, threshold="body")
@@ -195,11 +195,10 @@ def a_redraw_is_uniform_with_the_layers_own_deviation(way: Way) -> None:
     assert abs(float(torch.cat(ratios).std()) * math.sqrt(6) - 1) < 0.05
 
 
-# ----------------------------------------------------------------------------------------------- spec 5.4, SEAL exactly
+# ----------------------------------------------------------------------------------------------------- SEAL exactly
 
 
 def an_ascent_raises_the_loss_and_leaves_held_layers(way: Way) -> None:
-    """5.4 (1)"""
     recipe = replace(SEAL, hold_descenders=True, ascent_rate=10.0, epochs=6, ascent_epochs=3)
     first, last = 6 * PER_EPOCH, 9 * PER_EPOCH
     watch, _ = way.watched(settings(recipe), first, last)
@@ -210,7 +209,7 @@ def an_ascent_raises_the_loss_and_leaves_held_layers(way: Way) -> None:
 
 
 def ascent_and_descent_have_the_papers_rates(way: Way) -> None:
-    """5.4 (2), (3), (5): rates, decay, empty moments, statistics that follow."""
+    """Rates, decay, empty moments, statistics that follow."""
     watch, _ = way.watched(settings(SEAL), *range(2 * START))
     for step in range(START, END):
         early, rest = watch.groups[step]["early"], watch.groups[step]["rest"]
@@ -231,7 +230,6 @@ def is_empty(moments: Any) -> bool:
 
 
 def the_first_generation_is_plain_training(way: Way) -> None:
-    """5.4 (4)"""
     seal, _ = way.watched(settings(SEAL), START)
     plain, end = way.watched(settings(grouped(Restarts(generations=1, epochs=3, warmup_epochs=1))))
     assert plain.losses == seal.losses[:START]

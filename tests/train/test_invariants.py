@@ -1,4 +1,4 @@
-"""The methods' exact invariants (spec: 6.3 and 5.4), by one plain process and by two ranks under ZeRO 1 and 3."""
+"""The methods' exact invariants, by one plain process and by two ranks under ZeRO 1 and 3."""
 
 from __future__ import annotations
 

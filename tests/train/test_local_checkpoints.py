@@ -284,7 +284,7 @@ def test_pruned_weights_stay_zero_through_training(optim: Any, tmp_path: Path) -
 
 
 def test_pruning_nothing_and_rewinding_to_the_start_is_the_dense_run_again(tmp_path: Path) -> None:
-    """6.3 (6): with the same data order, to the bit, statistics and counters included."""
+    """With the same data order, to the bit, statistics and counters included."""
     phases = pruning(2, keep=1.0)
     dense = whole(settings([replace(phases[0], exit=(), entry=())], task=Toy()), tmp_path / "dense")
     again = whole(settings([phases[0], replace(phases[1], exit=())], task=Toy()), tmp_path / "again")
