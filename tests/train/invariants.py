@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import RunConfig
 from tests.local import PER_EPOCH, SGD, Watch, changed, same_bits, settings
 from tests.toy import Toy
+from tests.train.reference import batches
 
 __all__ = ["CHECKS", "Way", "what_is_wrong"]
 
@@ -47,6 +48,8 @@ DRAWN = ("stem.0.weight", "body.0.weight", "head.weight")
 
 class Way(Protocol):
     """How runs are carried out: by one process, or by several ranks at a ZeRO stage."""
+
+    workers: int
 
     def watched(self, config: RunConfig, *steps: int) -> tuple[Watch, dict[str, Tensor]]:
         """Train to the end; what was seen, weights and moments in front of ``steps`` only, and the final weights."""
@@ -74,13 +77,24 @@ def parameters(weights: Mapping[str, Tensor]) -> set[str]:
 
 
 def keeping_everything_is_no_operation(way: Way) -> None:
-    """6.3 (1), (2): the same bits as warm restarts, moments included."""
+    """6.3 (1), (2): the same bits as warm restarts, moments included, where the optimizer lives on."""
     kept = Forget(select=STATE, keep=Everything(), fill="initial")
+    step = 2 * PER_EPOCH
     for optim in (SGD, ADAMW):
-        plain, end = way.watched(settings(RESTARTS, task=CALM, optim=optim))
-        other, other_end = way.watched(settings(phases(RESTARTS, kept), task=CALM, optim=optim))
+        (plain, end), (other, other_end) = (
+            way.watched(settings(living_on(plan), task=CALM, optim=optim), step)
+            for plan in (RESTARTS.plan(), phases(RESTARTS, kept))
+        )
+        for name, moments in plain.moments[step].items():
+            assert moments, name
+            assert same_bits(moments, other.moments[step][name]), name
         assert same_bits(end, other_end)
         assert plain.losses == other.losses
+
+
+def living_on(plan: Sequence[Phase]) -> list[Phase]:
+    """The same phases under one optimizer."""
+    return [replace(phase, optimizer="keep") for phase in plan]
 
 
 def a_redraw_leaves_biases_and_normalisers(way: Way) -> None:
@@ -92,49 +106,71 @@ def a_redraw_leaves_biases_and_normalisers(way: Way) -> None:
 
 
 def an_ascent_that_descends_is_a_warm_restart(way: Way) -> None:
-    """6.3 (3), 5.4 (6): with direction +1, decay as ever and no new optimizer at k; with one, not."""
-    _, restarts = way.watched(settings(grouped(Restarts(generations=2, epochs=3, warmup_epochs=1))))
+    """6.3 (3), 5.4 (6): with direction +1, decay as ever and no new optimizer at k; with one, or undecayed, not."""
     first, ascent, descent = SEAL.plan()
-    descending = replace(ascent, rules=(replace(ascent.rules[0], direction=1.0, weight_decay=None),))
-    _, alike = way.watched(settings([first, descending, replace(descent, optimizer="keep")]))
-    assert same_bits(alike, restarts)
-    _, rebuilt = way.watched(settings([first, descending, descent]))
-    assert not same_bits(rebuilt, restarts)
+
+    def descending(optim: Optim, *, decay: float | None = None, at_k: Literal["keep", "rebuild"] = "keep") -> Any:
+        down = replace(ascent, rules=(replace(ascent.rules[0], direction=1.0, weight_decay=decay),))
+        return way.watched(settings([first, down, replace(descent, optimizer=at_k)], optim=optim))[1]
+
+    for optim in (SGD, ADAMW):
+        _, end = way.watched(settings(grouped(Restarts(generations=2, epochs=3, warmup_epochs=1)), optim=optim))
+        assert same_bits(descending(optim), end)
+        assert not same_bits(descending(optim, at_k="rebuild"), end), "the new optimizer at k is a difference"
+        assert not same_bits(descending(optim, decay=0.0), end)
 
 
-def an_ascent_is_a_negative_rate_only_without_decay(way: Way) -> None:
-    """6.3 (4): against torch's own SGD, on the momentum that was recorded."""
+def an_ascent_is_torchs_own_maximising(way: Way) -> None:
+    """6.3 (4): each step by torch's own optimizer, on the gradient that autograd finds at the weights in front of it.
+
+    A negative rate is the same without decay and another thing with it, since decay would turn into growth.
+    """
     for decay in (0.0, 0.1):
         first, ascent, descent = SEAL.plan()
         up = replace(ascent, rules=(replace(ascent.rules[0], weight_decay=decay),))
-        watch, _ = way.watched(settings([first, up, descent], task=CALM), *range(START, END))
-        name = "stem.0.weight"
-        for step in range(START, END - 1):
-            before, eta = watch.weights[step][name], 0.5 * SGD.lr * (step - START + 1) / PER_EPOCH
-            velocity = -watch.moments[step + 1][name]["momentum_buffer"]  # ours holds the turned gradient
-            past = watch.moments[step][name].get("momentum_buffer")
-            if decay == 0:
-                torch.testing.assert_close(watch.weights[step + 1][name], before + eta * velocity)
-                continue
-            gradient = velocity - (0 if past is None else -SGD.momentum * past)  # of the loss, decay still in it
-            maximising = stepped(before, gradient + decay * before, past, eta, decay, maximize=True)
-            negative = stepped(before, gradient + decay * before, None if past is None else -past, -eta, decay)
-            torch.testing.assert_close(watch.weights[step + 1][name], maximising)
-            assert not torch.allclose(negative, maximising, rtol=0, atol=1e-6)
+        watch, _ = way.watched(settings([first, up, descent], task=CALM), *range(START, END + 1))
+        maximising, negative = Annealing(decay, maximize=True), Annealing(decay, maximize=False)
+        for step, batch in zip(range(START, END), batches(generation=1, epochs=1), strict=True):
+            before, after = watch.weights[step], watch.weights[step + 1]
+            rate = SGD.lr * (step - START + 1) / PER_EPOCH  # all of the ascent lies in the warm-up
+            expected = maximising.step(before, batch, rate, way.workers)
+            for name, value in expected.items():
+                torch.testing.assert_close(after[name], value, msg=lambda text, name=name: f"{name}: {text}")
+            other = negative.step(before, batch, rate, way.workers)
+            apart = max(float((after[name] - other[name]).abs().max()) for name in EARLY)
+            assert apart < 1e-5 if decay == 0 else apart > 1e-4, apart
 
 
-def stepped(
-    weight: Tensor, gradient: Tensor, buffer: Tensor | None, rate: float, decay: float, *, maximize: bool = False
-) -> Tensor:
-    """One step of torch's SGD; torch refuses a negative rate in its constructor only."""
-    parameter = nn.Parameter(weight.clone())
-    parameter.grad = gradient.clone()
-    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=SGD.momentum, weight_decay=decay, maximize=maximize)
-    optimizer.param_groups[0]["lr"] = rate
-    if buffer is not None:
-        optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
-    optimizer.step()
-    return parameter.detach()
+class Annealing:
+    """The ascent in torch's SGD: early parameters maximise the loss or have a negative rate, the others learn as ever.
+
+    Its momentum is its own, and starts at nothing as that of an ascent does.
+    """
+
+    def __init__(self, decay: float, *, maximize: bool) -> None:
+        self.net, self.scale = CALM.build(0), 0.5 if maximize else -0.5
+        rest = dict(self.net.named_parameters())
+        early = [rest.pop(name) for name in sorted(EARLY)]
+        self.optimizer = torch.optim.SGD(
+            [{"params": early, "weight_decay": decay, "maximize": maximize}, {"params": list(rest.values())}],
+            lr=1.0,
+            momentum=SGD.momentum,
+            weight_decay=SGD.weight_decay,
+        )
+
+    def step(
+        self, weights: Mapping[str, Tensor], batch: tuple[Tensor, Tensor], rate: float, workers: int
+    ) -> dict[str, Tensor]:
+        """Parameters one step behind these weights, by the mean of the workers' gradients."""
+        self.net.load_state_dict(weights)
+        self.net.train()
+        self.optimizer.zero_grad()
+        for images, labels in zip(*(part.chunk(workers) for part in batch), strict=True):
+            (nn.functional.cross_entropy(self.net(images), labels) / workers).backward()
+        early, rest = self.optimizer.param_groups
+        early["lr"], rest["lr"] = self.scale * rate, rate  # torch refuses a negative rate in its constructor only
+        self.optimizer.step()
+        return {name: value.detach().clone() for name, value in self.net.named_parameters()}
 
 
 def kept_kernels_pass_a_boundary_untouched(way: Way) -> None:
@@ -206,6 +242,8 @@ def an_ascent_raises_the_loss_and_leaves_held_layers(way: Way) -> None:
     assert sum(after) > sum(before)
     moved = changed(watch.weights[first], watch.weights[last])
     assert moved & parameters(watch.weights[first]) == EARLY
+    statistics = {name for name in watch.weights[first] if "running" in name}
+    assert statistics <= moved, "they follow, held or not"
 
 
 def ascent_and_descent_have_the_papers_rates(way: Way) -> None:
@@ -294,7 +332,7 @@ CHECKS: dict[str, Callable[[Way], None]] = {
         keeping_everything_is_no_operation,
         a_redraw_leaves_biases_and_normalisers,
         an_ascent_that_descends_is_a_warm_restart,
-        an_ascent_is_a_negative_rate_only_without_decay,
+        an_ascent_is_torchs_own_maximising,
         kept_kernels_pass_a_boundary_untouched,
         pruning_nothing_is_dense_training,
         shrink_and_perturb_has_its_two_ends,

@@ -241,6 +241,7 @@ class Together:
 
     def __init__(self, folder: Path, team: Team, stage: int) -> None:
         self.folder, self.team, self.stage, self.count = folder, team, stage, 0
+        self.workers = team.size
 
     def watched(self, config: RunConfig, *steps: int) -> tuple[Watch, dict[str, Tensor]]:
         """Every rank calls: a run in a folder of its own; every rank sees the full weights."""

@@ -17,6 +17,8 @@ from tests.train.ranks import INVARIANT_STAGES
 class Alone:
     """One process, plain torch."""
 
+    workers = 1
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
 

@@ -102,6 +102,13 @@ def test_probes_that_cannot_work_are_refused_before_training():
     later = replace(PROBE, snapshots={"start": 2, "third step": 3})
     with pytest.raises(SettingError, match=r"probes\.1\.snapshots\.start = 2: another probe takes it at 0"):
         prepare(replace(PLAIN, probes=(PROBE, later)))
+    for late, said in (
+        (replace(PROBE, every=17), r"probes\.0\.every = 17"),
+        (replace(PROBE, snapshots={"start": 0, "third step": 16}), r"probes\.0\.snapshots\.third step = 16"),
+    ):
+        with pytest.raises(SettingError, match=f"{said}: the run has 16 optimizer steps"):
+            prepare(replace(PLAIN, probes=(late,)))
+    prepare(replace(PLAIN, probes=(replace(PROBE, every=16),)))
 
 
 def test_probes_reach_mlflow_a_table_and_a_picture(tmp_path):
