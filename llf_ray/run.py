@@ -14,7 +14,7 @@ import torch
 from llf_ray.config import SettingError, check, check_number, fingerprint, flatten
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
 from llf_ray.engine.sharded import prepare as check_module
-from llf_ray.forget.groups import Group, Slot, layout, partition, resolve
+from llf_ray.forget.groups import Group, Slot, block_of, layout, partition, resolve
 from llf_ray.forget.left import check_left
 from llf_ray.forget.masks import KernelBlock
 from llf_ray.forget.operations import Adopt
@@ -371,9 +371,9 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot]
     """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
     above.
 
-    Layers are the network's blocks; what lies in front of the first block (stem, tokens, positions) is one layer, and
-    what lies behind the last one (normaliser, head) is one. A network without blocks has its convolution and linear
-    layers.
+    Layers are the network's blocks (`llf_ray.forget.groups.block_of`); what lies in front of the first block (stem,
+    tokens, positions) is one layer, and what lies behind the last one (normaliser, head) is one. A network without
+    blocks has its convolution and linear layers.
     """
     if decay is None:
         return lambda slot: 1.0
@@ -384,7 +384,7 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot]
 
 def _depths(slots: Sequence[Slot]) -> dict[str, int]:
     """The layer of each entry, counted from the input. What lies between two blocks belongs to the one before it."""
-    blocks = [_block(slot.name) for slot in slots]
+    blocks = [block_of(slot.name) for slot in slots]
     if not any(blocks):
         return {slot.name: max(0, slot.count - 1) for slot in slots}
     final = max(place for place, block in enumerate(blocks) if block)
@@ -394,18 +394,6 @@ def _depths(slots: Sequence[Slot]) -> dict[str, int]:
         here = numbers.setdefault(block, len(numbers) + 1) if block else here
         depths[slot.name] = here if place <= final else len(numbers) + 1
     return depths
-
-
-def _block(name: str) -> str:
-    """The block that an entry is in: its path up to the number (``layer3.0``, ``blocks.6``, ``stages.2.blocks.1``), or
-    empty.
-    """
-    parts = name.split(".")
-    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
-    if not numbers:
-        return ""
-    nested = [place for place in numbers[1:] if place == numbers[0] + 1 or parts[place - 1] in ("blocks", "layers")]
-    return ".".join(parts[: (nested or numbers)[0] + 1])
 
 
 def group_labels(phase: Phase, groups: Sequence[Group]) -> dict[str, str]:

@@ -6,6 +6,7 @@ A selection is resolved once against the ordered list of layers, never by a subs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from llf_ray.config import SettingError, unknown
 from llf_ray.plan import Selection
 
-__all__ = ["Both", "Either", "Group", "Kind", "Not", "Select", "Slot", "fan_in", "layout", "partition", "resolve"]
+__all__ = [
+    "Both",
+    "Either",
+    "Group",
+    "Kind",
+    "Not",
+    "Select",
+    "Slot",
+    "block_of",
+    "fan_in",
+    "layout",
+    "partition",
+    "resolve",
+]
 
 Kind = Literal["weight", "bias", "norm", "embedding", "other", "statistic"]
 KINDS: tuple[Kind, ...] = ("weight", "bias", "norm", "embedding", "other", "statistic")
@@ -24,6 +38,7 @@ KINDS: tuple[Kind, ...] = ("weight", "bias", "norm", "embedding", "other", "stat
 _DENSE = (nn.Linear, nn.modules.conv._ConvNd)
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _SHORTCUTS = ("downsample", "shortcut")
+_DENSE_LAYER = re.compile(r"denselayer\d+")  # DenseNets number the name itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +113,18 @@ def _kind(module: nn.Module, name: str) -> Kind:
     if isinstance(module, _DENSE):
         return "bias" if name == "bias" else "weight"
     return "other"
+
+
+def block_of(name: str) -> str:
+    """The block that an entry or a module is in: its path up to the number (``layer3.0``, ``blocks.6``,
+    ``stages.2.blocks.1``, ``features.denseblock1.denselayer2``), or empty.
+    """
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit() or _DENSE_LAYER.fullmatch(part)]
+    if not numbers:
+        return ""
+    nested = [place for place in numbers[1:] if place == numbers[0] + 1 or parts[place - 1] in ("blocks", "layers")]
+    return ".".join(parts[: (nested or numbers)[0] + 1])
 
 
 def fan_in(shape: Sequence[int]) -> int:

@@ -8,11 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Depths", "knn_predictions", "prediction_depth", "prediction_depths", "probe_features", "residual_probes"]
+from llf_ray.config import SettingError
+from llf_ray.forget.groups import block_of
+
+__all__ = [
+    "Depths",
+    "knn_predictions",
+    "numbered_blocks",
+    "pooled",
+    "prediction_depth",
+    "prediction_depths",
+    "probe_features",
+    "residual_probes",
+]
 
 INPUT, SOFTMAX = "input", "softmax"
 
@@ -77,32 +90,54 @@ def knn_predictions(
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
 
 
-def residual_probes(network: nn.Module) -> tuple[str, ...]:
-    """Modules to probe: the stem, then every block of a network whose blocks are numbered (``layer1.0``, ``blocks.3``).
-
-    In a network without such blocks, its top modules. The input and the softmax come by themselves.
+def numbered_blocks(network: nn.Module) -> tuple[str, ...]:
+    """The innermost blocks that have numbers and parts of their own, in the network's order (``layer1.0``,
+    ``stages.2.blocks.1``, ``features.denseblock1.denselayer2``; see `llf_ray.forget.groups.block_of`).
     """
-    names = [name for name, _ in network.named_modules()]
-    blocks = [
+    found = [
         name
-        for name in names
-        if name.rpartition(".")[2].isdigit()
-        and name.count(".") >= 1
-        and not any(part.isdigit() for part in name.split(".")[:-1])
-        and len(list(network.get_submodule(name).children())) > 0
+        for name, module in network.named_modules()
+        if "." in name and block_of(name) == name and next(module.children(), None) is not None
     ]
-    if not blocks:
-        return tuple(name for name, _ in network.named_children())
-    stem = [name for name, _ in network.named_children()]
-    before = stem[: stem.index(blocks[0].partition(".")[0])]
-    return (*before[-1:], *blocks)
+    return tuple(name for name in found if not any(other.startswith(f"{name}.") for other in found))
+
+
+def residual_probes(network: nn.Module) -> tuple[str, ...]:
+    """Modules to probe: the stem, then every block of `numbered_blocks`; in a network without such blocks, its top
+    modules. The input and the softmax come by themselves.
+    """
+    blocks = numbered_blocks(network)
+    return (*_stem(network, blocks[0]), *blocks) if blocks else tuple(name for name, _ in network.named_children())
+
+
+def _stem(network: nn.Module, block: str) -> tuple[str, ...]:
+    """The module in front of a block, the outermost if there are several; empty where nothing is in front."""
+    path = block.split(".")
+    for depth, name in enumerate(path):
+        outside = network.get_submodule(".".join(path[:depth]))
+        names = [child for child, _ in outside.named_children()]
+        if before := names[: names.index(name)]:
+            return (".".join([*path[:depth], before[-1]]),)
+    return ()
 
 
 @contextmanager
-def _watching(network: nn.Module, names: Sequence[str], seen: dict[str, Tensor]) -> Iterator[None]:
+def _watching(network: nn.Module, names: Sequence[str], square: bool, seen: dict[str, Tensor]) -> Iterator[None]:
+    """Notes the features behind each module, of ``square`` images or others; what the modules give is not kept."""
+    told = getattr(network, "output_fmt", "NCHW") == "NHWC"  # timm's word for it, which not every network has
+
+    def pool(values: Tensor) -> Tensor:
+        shape = values.shape
+        return pooled(values, channels_last=told or (square and len(shape) == 4 and shape[1] == shape[2] != shape[3]))
+
     def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: object, output: Tensor) -> None:
-            seen[name] = output
+        def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and given and isinstance(given[0], list):  # dense: what comes next sees all
+                seen[name] = torch.cat([pool(part) for part in (*given[0], output)], 1)
+            elif isinstance(output, Tensor):
+                seen[name] = pool(output)
+            else:
+                raise SettingError(f"module {name!r} gives a {type(output).__name__}, no tensor: it cannot be probed")
 
         return hook
 
@@ -114,10 +149,12 @@ def _watching(network: nn.Module, names: Sequence[str], seen: dict[str, Tensor])
             hook.remove()
 
 
-def pooled(values: Tensor) -> Tensor:
-    """Features of one vector an example, (N, D): the mean over places of images (N, C, H, W) and tokens (N, T, C)."""
+def pooled(values: Tensor, *, channels_last: bool = False) -> Tensor:
+    """Features of one vector an example, (N, D): the mean over places of images, (N, C, H, W) or with the channels
+    last (N, H, W, C), and over tokens, (N, T, C).
+    """
     if values.dim() == 4:
-        return values.mean((2, 3))
+        return values.mean((1, 2) if channels_last else (2, 3))
     return values.mean(1) if values.dim() == 3 else values.flatten(1)
 
 
@@ -126,26 +163,31 @@ def probe_features(
     network: nn.Module,
     batches: Iterable[Tensor],
     names: Sequence[str],
-    pool: Callable[[Tensor], Tensor] = pooled,
 ) -> tuple[Mapping[str, Tensor], Tensor]:
     """Features at the input, behind each named module and at the softmax, (N, D) on the CPU; the classes said, (N,).
+
+    What a module gives is `pooled`, the input is flattened as it is. A dense layer (one that is given a list) gives its
+    own channels alone; behind it are those that it was given, too.
 
     Args:
         network: in evaluation mode.
         batches: inputs, (B, ...).
         names: modules, in the order in which data pass them.
-        pool: makes one vector an example of what a module gives; the input is flattened as it is.
+
+    Raises:
+        SettingError: a module gives something else than a tensor.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in (INPUT, *names, SOFTMAX)}
-    said, seen = [], dict[str, Tensor]()
-    with _watching(network, names, seen):
-        for batch in batches:
+    said = []
+    for batch in batches:
+        seen: dict[str, Tensor] = {}
+        with _watching(network, names, batch.shape[-2] == batch.shape[-1], seen):
             scores = network(batch).float()
-            parts[INPUT].append(batch.flatten(1).float().cpu())
-            for name in names:
-                parts[name].append(pool(seen[name]).float().cpu())
-            parts[SOFTMAX].append(scores.softmax(1).cpu())
-            said.append(scores.argmax(1).cpu())
+        parts[INPUT].append(batch.flatten(1).float().cpu())
+        for name in names:
+            parts[name].append(seen[name].float().cpu())
+        parts[SOFTMAX].append(scores.softmax(1).cpu())
+        said.append(scores.argmax(1).cpu())
     return {name: torch.cat(values) for name, values in parts.items()}, torch.cat(said)
 
 

@@ -37,11 +37,15 @@ class MixedLanguage:
     after: Mapping[str, Tensor]  # by perturbation, each (S, T, 2)
 
     def retention(self, name: str) -> Tensor:
-        """Accuracy after over accuracy before, (S, T, 2); 0 where there was none before."""
-        return torch.where(self.before > 0, self.after[name] / self.before.clamp(min=1e-12), 0.0)
+        """Accuracy after over accuracy before, (S, T, 2); NaN where nothing was right before: what was never learned
+        cannot be forgotten.
+        """
+        return torch.where(self.before > 0, self.after[name] / self.before, torch.nan)
 
     def selectivity(self, name: str) -> Tensor:
-        """What is kept of the compositional half less what is kept of the holistic one, (S, T)."""
+        """What is kept of the compositional half less what is kept of the holistic one, (S, T); NaN where one of the
+        two is.
+        """
         kept = self.retention(name)
         return kept[..., 0] - kept[..., 1]
 

@@ -73,6 +73,7 @@ SCORES = {
 GAIN = 0.15  # what neural iterated learning is to gain over none: half of what its code gained, see `conclusions`
 STUDY, RESULT, TABLE = "study.json", "result.json", "table.md"
 TEACHING, PROBE = "teaching.json", "probe.json"
+UNLEARNED = "cannot be tested here, senders never learned one of the halves"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,9 +347,15 @@ def _probe(study: LanguageStudy, folder: Path) -> None:
     plain = {
         "steps": list(found.steps),
         "before": found.before.tolist(),
-        "retention": {name: found.retention(name).tolist() for name in found.after},
+        "retention": {name: _without_nan(found.retention(name).numpy()) for name in found.after},
     }
     replace_text(folder / PROBE, json.dumps(plain))
+
+
+def _without_nan(values: np.ndarray) -> list[Any]:
+    """Nested lists with None for NaN, which is no JSON."""
+    plain: list[Any] = np.where(np.isnan(values), None, values).tolist()
+    return plain
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -365,7 +372,7 @@ def collect(study: LanguageStudy, folder: Path) -> dict[str, Any]:
         "size": study.size,
         "seeds": list(study.seeds),
         "arms": arms,
-        "probe": {**probe, "selectivity": _selectivity(probe)},
+        "probe": {**probe, **_judgeable(probe), "selectivity": _selectivity(probe)},
         "seconds": json.loads((folder / STUDY).read_text())["seconds"],
     }
 
@@ -419,15 +426,32 @@ def _game_steps(plan: Plan) -> Iterator[tuple[int, int]]:
             yield step + 1, played
 
 
+def _known(probe: Mapping[str, Any]) -> np.ndarray:
+    """Where both halves had something right before a perturbation, (S, T), in the second half of training."""
+    late: np.ndarray = np.array(probe["before"])[:, len(probe["steps"]) // 2 :]
+    return (late > 0).all(-1)
+
+
+def _judgeable(probe: Mapping[str, Any]) -> dict[str, Any]:
+    """The share of the second half of training of which selectivity says something, and the seeds without any."""
+    known = _known(probe)
+    return {"known": float(known.mean()), "left_out": np.flatnonzero(~known.any(1)).tolist()}
+
+
 def _selectivity(probe: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of the compositional half less of the holistic one, a mean over the second half of training."""
+    """What is kept of the compositional half less of the holistic one: means by seed over the second half of training,
+    as far as both halves had something right before.
+    """
     found = {}
+    known = _known(probe)
+    seeds = np.flatnonzero(known.any(1))
     for name, values in probe["retention"].items():
-        late = np.array(values)[:, len(probe["steps"]) // 2 :]  # (S, T, 2)
-        differences = (late[..., 0] - late[..., 1]).mean(1)
+        late = np.array(values, dtype=float)[:, len(probe["steps"]) // 2 :]  # (S, T, 2), NaN for None
+        late[~known] = np.nan  # both halves over the same steps
+        kept = np.nanmean(late[seeds], 1)  # (S, 2)
         found[name] = {
-            "retention": late.mean((0, 1)).tolist(),
-            **_plain({str(seed): float(difference) for seed, difference in enumerate(differences)}),
+            "retention": kept.mean(0).tolist() if len(seeds) else [None, None],
+            **_plain({str(seed): float(one - other) for seed, (one, other) in zip(seeds, kept, strict=True)}),
         }
     return found
 
@@ -469,7 +493,7 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
         )
     for name, found in result["probe"]["selectivity"].items():
         claim = f"Forgetting ({name}) removes the holistic half more (Zhou et al. 2022)"
-        lines.append(_verdict(claim, found, 0.0, judged))
+        lines.append(_verdict(claim, found, 0.0, judged) if found["by_seed"] else f"{claim}: {UNLEARNED}.")
     return lines
 
 
@@ -482,8 +506,10 @@ def _verdict(claim: str, found: Mapping[str, Any], least: float, judged: bool) -
 
 def _with_interval(found: Mapping[str, Any], *, sign: bool = False) -> str:
     form = "+.3f" if sign else ".3f"
-    low, high = found["interval"]
-    return f"{found['mean']:{form}} [{low:{form}}, {high:{form}}]"
+    if found["mean"] is None:
+        return "-"
+    edges = f" [{', '.join(f'{edge:{form}}' for edge in found['interval'])}]" if found["interval"] else ""
+    return f"{found['mean']:{form}}{edges}"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -506,6 +532,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"## Mixed-language probe, {len(result['probe']['before'])} seeds",
         "",
         *_probe_table(result),
+        "",
+        _probe_words(result["probe"]),
         "",
         "## Conclusions",
         "",
@@ -538,9 +566,18 @@ def _probe_table(result: Mapping[str, Any]) -> list[str]:
         "|---|---:|---:|---:|",
     ]
     for name, found in result["probe"]["selectivity"].items():
-        kept = found["retention"]
-        lines.append(f"| {name} | {kept[0]:.3f} | {kept[1]:.3f} | {_with_interval(found, sign=True)} |")
+        kept = ["-" if value is None else f"{value:.3f}" for value in found["retention"]]
+        lines.append(f"| {name} | {kept[0]} | {kept[1]} | {_with_interval(found, sign=True)} |")
     return lines
+
+
+def _probe_words(probe: Mapping[str, Any]) -> str:
+    """What the table of the probe leaves out."""
+    left_out = ", ".join(map(str, probe["left_out"]))
+    return (
+        "Means over the second half of training, by seed and then over seeds, of what both halves had something right "
+        f"of before: {100 * probe['known']:.0f} % of the examinations."
+    ) + (f" Left out, without any: seed {left_out}." if left_out else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -592,7 +629,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             measure="kept",
             top=1.1,
             courses=[
-                figures.Course(label=label, times=probe["steps"], values=np.array(values)[..., half].T.tolist())
+                _kept(probe["steps"], np.array(values, dtype=float)[..., half], label)
                 for half, label in enumerate(("compositional half", "holistic half"))
             ],
         )
@@ -604,6 +641,13 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
         figures.courses(teaching, place / "teaching.png"),
         figures.courses(halves, place / "probe.png", columns=4),
     ]
+
+
+def _kept(steps: Sequence[int], values: np.ndarray, label: str) -> figures.Course:
+    """Retention of a half, (S, T): every step with the seeds that had something right before."""
+    defined = {step: at[~np.isnan(at)].tolist() for step, at in zip(steps, values.T, strict=True)}
+    there = {step: at for step, at in defined.items() if at}
+    return figures.Course(label=label, times=list(there), values=list(there.values()))
 
 
 def _smooth(curves: np.ndarray, width: int = 25) -> np.ndarray:

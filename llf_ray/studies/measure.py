@@ -29,7 +29,7 @@ from llf_ray.engine.digest import MODULUS, digest_of
 from llf_ray.journal import FRACTIONS, Journal, read_run, replace_text
 from llf_ray.measures.calibration import calibration
 from llf_ray.measures.curvature import curvature
-from llf_ray.measures.depth import prediction_depths
+from llf_ray.measures.depth import numbered_blocks, prediction_depths
 from llf_ray.measures.features import Labelled, class_scores, pooled_features
 from llf_ray.measures.few_shot import check_few_shot, few_shot
 from llf_ray.measures.norms import layer_norms
@@ -174,6 +174,9 @@ def _depth(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
                 for role, found in (("test", held_out), ("train", own))
             },
         },
+        notes=()
+        if numbered_blocks(subject.network)
+        else ("no numbered blocks in this network: its top modules were probed",),
     )
 
 

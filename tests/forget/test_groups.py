@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llf_ray.config import SettingError
-from llf_ray.forget.groups import Both, Either, Not, Select, Slot, fan_in, layout, partition, resolve
+from llf_ray.forget.groups import Both, Either, Not, Select, Slot, block_of, fan_in, layout, partition, resolve
 from llf_ray.forget.operations import WEIGHTS
 from llf_ray.recipes.later_layer import LaterLayer, redraw
 from tests.toy import Toy
@@ -115,6 +115,24 @@ def test_kinds_are_told_apart_in_a_transformer(networks: Any) -> None:
     assert kinds["blocks.0.norm1.weight"] == kinds["norm.bias"] == "norm"
     assert kinds["patch_embed.proj.weight"] == kinds["blocks.3.attn.qkv.weight"] == kinds["head.weight"] == "weight"
     assert kinds["head.bias"] == "bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("layer3.0.downsample.0.weight", "layer3.0"),
+        ("blocks.6.mlp.fc1.weight", "blocks.6"),
+        ("blocks.4.2.conv_pw.weight", "blocks.4.2"),
+        ("stages.2.blocks.1.mlp.fc1.weight", "stages.2.blocks.1"),
+        ("stages.2.downsample.1.weight", "stages.2"),
+        ("layers.0.blocks.11.attn.qkv.weight", "layers.0.blocks.11"),
+        ("features.denseblock1.denselayer12.conv2.weight", "features.denseblock1.denselayer12"),
+        ("features.transition1.conv.weight", ""),
+        ("conv1.weight", ""),
+    ],
+)
+def test_an_entry_is_in_the_innermost_block_that_has_a_number(name: str, block: str) -> None:
+    assert block_of(name) == block
 
 
 def test_a_name_is_a_path_and_never_a_substring(networks: Any) -> None:

@@ -8,8 +8,10 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from llf_ray.config import SettingError
 from llf_ray.measures.depth import (
     knn_predictions,
+    numbered_blocks,
     prediction_depth,
     prediction_depths,
     probe_features,
@@ -77,6 +79,58 @@ def test_probes_are_the_stem_and_every_block() -> None:
     assert blocks[1:3] == ("layer1.0", "layer1.1")
     assert residual_probes(timm.create_model("vit_tiny_patch16_224"))[-1] == "blocks.11"
     assert residual_probes(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "stem", "last"),
+    [
+        ("densenet121", 58, "features.pool0", "features.denseblock4.denselayer16"),
+        ("convnext_atto", 12, "stem", "stages.3.blocks.1"),
+        ("swin_tiny_patch4_window7_224", 12, "patch_embed", "layers.3.blocks.1"),
+        ("efficientnet_b0", 16, "bn1", "blocks.6.0"),
+        ("mobilenetv2_100", 17, "bn1", "blocks.6.0"),
+    ],
+)
+def test_nested_blocks_are_probed_one_by_one(name: str, number: int, stem: str, last: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    assert len(numbered_blocks(network)) == number
+    found = residual_probes(network)
+    assert (found[0], found[-1], len(found)) == (stem, last, number + 1)
+
+
+def test_behind_a_dense_layer_is_all_that_the_next_one_sees() -> None:
+    network = timm.create_model("densenet121", growth_rate=4, block_config=(2, 3)).eval()
+    images, names = torch.randn(3, 3, 32, 32), residual_probes(network)
+    features, _ = probe_features(network, [images], names)
+    assert [features[name].shape[1] for name in names] == [8, 12, 16, 12, 16, 20]
+    whole, _ = probe_features(network, [images], ("features.denseblock1", "features.denseblock2"))
+    for block, layer in (("1", "denselayer2"), ("2", "denselayer3")):
+        name = f"features.denseblock{block}"
+        torch.testing.assert_close(features[f"{name}.{layer}"], whole[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("swin_tiny_patch4_window7_224", "layers.1.blocks.1"), ("swinv2_cr_tiny_224", "stages.1.blocks.1")],
+)
+def test_places_and_not_channels_are_pooled_where_channels_come_last(name: str, last: str) -> None:
+    """The first network says that they do, the second one does not."""
+    network = timm.create_model(name, img_size=32, window_size=4, embed_dim=12, depths=(1, 2), num_heads=(2, 3)).eval()
+    assert hasattr(network, "output_fmt") == name.startswith("swin_")
+    seen: list[Tensor] = []
+    network.get_submodule(last).register_forward_hook(lambda module, given, output: seen.append(output))
+    names = residual_probes(network)
+    features, _ = probe_features(network, [torch.randn(3, 3, 32, 32)], names)
+    assert [features[name].shape[1] for name in names] == [12, 12, 24, 24]
+    torch.testing.assert_close(features[last], seen[0].reshape(3, -1, 24).mean(1))
+
+
+def test_a_module_that_gives_no_tensor_is_named() -> None:
+    network = torch.nn.LSTM(4, 2)
+    wrapped = torch.nn.Sequential(network)
+    with pytest.raises(SettingError, match="module '0' gives a tuple, no tensor: it cannot be probed"):
+        probe_features(wrapped, [torch.randn(2, 3, 4)], ("0",))
 
 
 def test_what_a_network_says_early_is_shallow_and_what_its_last_layer_decides_is_deep() -> None:

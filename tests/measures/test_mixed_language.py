@@ -28,10 +28,12 @@ def test_half_of_a_mixed_language_is_compositional_and_the_other_is_dealt() -> N
 
 
 def test_retention_and_selectivity_are_shares_of_what_was_known() -> None:
-    before = torch.tensor([[[1.0, 0.5], [0.0, 1.0]]])
-    found = MixedLanguage(steps=(1, 2), before=before, after={"x": torch.tensor([[[0.5, 0.1], [0.3, 0.5]]])})
-    torch.testing.assert_close(found.retention("x"), torch.tensor([[[0.5, 0.2], [0.0, 0.5]]]))
-    torch.testing.assert_close(found.selectivity("x"), torch.tensor([[0.3, -0.5]]))
+    before = torch.tensor([[[1.0, 0.5], [0.0, 1.0], [0.4, 0.0], [0.0, 0.0]]])
+    after = {"x": torch.tensor([[[0.5, 0.1], [0.3, 0.5], [0.2, 0.0], [0.0, 0.0]]])}
+    found, none = MixedLanguage(steps=(1, 2, 3, 4), before=before, after=after), torch.nan
+    wanted = torch.tensor([[[0.5, 0.2], [none, 0.5], [0.5, none], [none, none]]])
+    torch.testing.assert_close(found.retention("x"), wanted, equal_nan=True)
+    torch.testing.assert_close(found.selectivity("x"), torch.tensor([[0.3, none, none, none]]), equal_nan=True)
 
 
 def test_perturbations_are_the_eight_of_the_paper() -> None:

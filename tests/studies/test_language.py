@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -182,6 +183,44 @@ def test_of_the_quick_size_nothing_is_judged(study: Study) -> None:
     assert first == QUICK
     assert claims
     assert not any("reproduced" in line for line in claims)
+
+
+def test_what_was_never_learned_is_not_counted_as_forgotten(study: Study, tmp_path: Path) -> None:
+    """Of four seeds the first knows both halves at all steps, the second from the last on, the others never."""
+    (tmp_path / "runs").symlink_to(study.folder / "runs")
+    probe = {
+        "steps": [10, 20, 30, 40],
+        "before": [[[1, 1]] * 4, [[1, 0]] * 3 + [[1, 1]], [[1, 0]] * 4, [[0, 0]] * 4],
+        "retention": {
+            "x": [
+                [[0.9, 0.9], [0.9, 0.9], [0.8, 0.5], [0.6, 0.5]],
+                [[0.2, None]] * 3 + [[0.5, 0.3]],
+                [[0.2, None]] * 4,
+                [[None, None]] * 4,
+            ]
+        },
+    }
+    (tmp_path / "probe.json").write_text(json.dumps(probe))
+    (tmp_path / "study.json").write_text((study.folder / "study.json").read_text())
+    result, written = write(study_of("quick"), tmp_path)
+    found = result["probe"]["selectivity"]["x"]
+    assert found["by_seed"] == {"0": pytest.approx(0.2), "1": pytest.approx(0.2)}
+    assert found["retention"] == [pytest.approx(0.6), pytest.approx(0.4)], "of the same steps"
+    assert result["probe"]["left_out"] == [2, 3]
+    text = markdown(result)
+    assert "| x | 0.600 | 0.400 | +0.200 |" in text
+    assert "right of before: 38 % of the examinations. Left out, without any: seed 2, 3." in text
+    assert (tmp_path / "figures" / "probe.png") in written
+
+    def never(word: str) -> float:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads((tmp_path / "result.json").read_text(), parse_constant=never) == json.loads(json.dumps(result))
+    assert language._without_nan(np.array([[0.5, np.nan]])) == [[0.5, None]]
+    (tmp_path / "probe.json").write_text(json.dumps({**probe, "before": [[[1, 0]] * 4] * 4}))
+    nothing = {**write(study_of("quick"), tmp_path)[0], "size": "small"}
+    assert "| x | - | - | - |" in markdown(nothing)
+    assert "2022): cannot be tested here, senders never learned one of the halves." in conclusions(nothing)[-1]
 
 
 def test_the_command_line_runs_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
