@@ -429,7 +429,8 @@ def _game_steps(plan: Plan) -> Iterator[tuple[int, int]]:
 def _known(probe: Mapping[str, Any]) -> np.ndarray:
     """Where both halves had something right before a perturbation, (S, T), in the second half of training."""
     late: np.ndarray = np.array(probe["before"])[:, len(probe["steps"]) // 2 :]
-    return (late > 0).all(-1)
+    known: np.ndarray = (late > 0).all(-1)
+    return known
 
 
 def _judgeable(probe: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_halving_the_ascent_rate_halves_the_first_step(optim: Any) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("optim", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_an_ascent_is_torchs_own_maximising_and_decay_keeps_its_sign(optim: Any, decay: float) -> None:
-    """6.3 (4): where a negative rate would make weights grow."""
+    """Where a negative rate would make weights grow."""
     _, after = stepped(1.0, optim, decay)
     net = Toy().build(0)
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optim.name]

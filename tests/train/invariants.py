@@ -77,7 +77,7 @@ def parameters(weights: Mapping[str, Tensor]) -> set[str]:
 
 
 def keeping_everything_is_no_operation(way: Way) -> None:
-    """6.3 (1), (2): the same bits as warm restarts, moments included, where the optimizer lives on."""
+    """The same bits as warm restarts, moments included, where the optimizer lives on."""
     kept = Forget(select=STATE, keep=Everything(), fill="initial")
     step = 2 * PER_EPOCH
     for optim in (SGD, ADAMW):
@@ -106,7 +106,7 @@ def a_redraw_leaves_biases_and_normalisers(way: Way) -> None:
 
 
 def an_ascent_that_descends_is_a_warm_restart(way: Way) -> None:
-    """6.3 (3), 5.4 (6): with direction +1, decay as ever and no new optimizer at k; with one, or undecayed, not."""
+    """With direction +1, decay as ever and no new optimizer at k; with one, or undecayed, not."""
     first, ascent, descent = SEAL.plan()
 
     def descending(optim: Optim, *, decay: float | None = None, at_k: Literal["keep", "rebuild"] = "keep") -> Any:
@@ -121,7 +121,7 @@ def an_ascent_that_descends_is_a_warm_restart(way: Way) -> None:
 
 
 def an_ascent_is_torchs_own_maximising(way: Way) -> None:
-    """6.3 (4): each step by torch's own optimizer, on the gradient that autograd finds at the weights in front of it.
+    """Each step by torch's own optimizer, on the gradient that autograd finds at the weights in front of it.
 
     A negative rate is the same without decay and another thing with it, since decay would turn into growth.
     """
