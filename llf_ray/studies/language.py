@@ -429,7 +429,7 @@ def _game_steps(plan: Plan) -> Iterator[tuple[int, int]]:
 def _known(probe: Mapping[str, Any]) -> np.ndarray:
     """Where both halves had something right before a perturbation, (S, T), in the second half of training."""
     late: np.ndarray = np.array(probe["before"])[:, len(probe["steps"]) // 2 :]
-    known: np.ndarray = (late > 0).all(-1)
+    known: np.ndarray = np.logical_and.reduce(late > 0, axis=-1)
     return known
 
 
