@@ -487,6 +487,18 @@ def test_what_is_trained_aside_is_no_part_of_the_budget() -> None:
     assert (plan.total, plan.budget) == (14, 7)
 
 
+def test_a_phase_aside_has_the_steps_of_the_one_behind_it_and_changes_no_budget() -> None:
+    def level(generation: int, name: str, *, aside: bool = False) -> Phase:
+        return Phase(name=name, generation=generation, length=Length(epochs=20 / 3), aside=aside)
+
+    plain = [level(g, "train") for g in range(6)]
+    beside = [p for g in range(6) for p in (level(g, "ticket", aside=True), level(g, "train"))]
+    one, other = (compute(phases, num_items=100, batch=10) for phases in (plain, beside))
+    assert one.total == other.budget == 400
+    assert len(set(one.steps)) == 2, "levels of 66 and 67 steps"
+    assert other.steps[0::2] == other.steps[1::2] == one.steps
+
+
 def test_a_share_that_is_a_whole_number_of_batches_loses_none_to_rounding() -> None:
     plan = compute([phase(epochs=1, data=DataRule(share=0.3))], num_items=100, batch=10)
     assert plan.steps == (3,)
