@@ -2,7 +2,7 @@
 
 Frankle & Carbin 2019 (arXiv:1803.03635): what is left of the network after pruning trains to the dense one's accuracy
 from its own early weights, not from others and not at other places. Scores at the end of each generation are those of
-each sparsity.
+each sparsity. The two controls train the ticket beside themselves, for its masks: 20 levels in place of 11.
 """
 
 from dataclasses import replace

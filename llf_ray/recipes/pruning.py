@@ -68,7 +68,11 @@ class IterativePruning:
         whole = cosine(self.warmup_epochs)
         if self.drops:
             whole = replace(whole, shape="step", drops=self.drops)
-        dense: tuple[Operation, ...] = (KeepMask(store=MASK, source=Everything()), Snapshot(store=REWIND))
+        masks = (MASK,) if self.control == "none" else (MASK, TICKET)
+        dense: tuple[Operation, ...] = (
+            *(KeepMask(store=mask, source=Everything()) for mask in masks),
+            Snapshot(store=REWIND),
+        )
         rest = Length(epochs=self.epochs - self.rewind_epochs)
         data = DataRule(repeat_order=self.repeat_order)
         first = Phase(name="train", generation=0, length=rest, curve=whole, exit=self._ended(0), data=data)
@@ -84,7 +88,7 @@ class IterativePruning:
             length=rest,
             curve=replace(whole, over="phase", offset=k),
             hold=(TICKET,),
-            exit=(self._smaller(TICKET, TICKET), *self._control()),
+            exit=(self._smaller(TICKET), *self._control()),
             optimizer="rebuild",
             data=replace(data, start=k),
             aside=True,
@@ -111,15 +115,15 @@ class IterativePruning:
         if level + 1 == self.generations:
             return ()
         if self.control == "none":
-            return (self._smaller(MASK, MASK), _rewound(MASK))
-        found = () if level else (self._smaller(TICKET, MASK),)  # later ones when their ticket ends
+            return (self._smaller(MASK), _rewound(MASK))
+        found = () if level else (self._smaller(TICKET),)  # later ones when their ticket ends
         places = Saved(name=TICKET) if self.control == "reinit" else Shuffled(of=Saved(name=TICKET))
         begun = (_rewound(TICKET),) if self._has_ticket(level + 1) else self._control()
         return (*found, KeepMask(store=MASK, source=places), *begun)
 
-    def _smaller(self, store: str, within: str) -> KeepMask:
-        """What the trained weights leave of the mask ``within``."""
-        return KeepMask(store=store, source=Magnitude(keep=1 - self.rate, scope=self.scope, within=within))
+    def _smaller(self, mask: str) -> KeepMask:
+        """What the trained weights leave of a mask."""
+        return KeepMask(store=mask, source=Magnitude(keep=1 - self.rate, scope=self.scope, within=mask))
 
     def _control(self) -> tuple[Operation, ...]:
         """The weights that a control starts from."""

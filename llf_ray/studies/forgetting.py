@@ -241,7 +241,7 @@ def sweep(threshold: str) -> dict[str, str | int | None]:
 
 
 def arms(budget: Budget) -> dict[str, Recipe]:
-    """Every arm at one budget of optimizer steps."""
+    """Every arm at one budget of optimizer steps, less what pruning's controls train aside."""
     b = budget
     generations, epochs, warmup = b.generations, b.epochs, b.warmup_epochs
     later = LaterLayer(generations=generations, epochs=epochs, warmup_epochs=warmup, threshold=b.threshold)

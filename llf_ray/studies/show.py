@@ -129,6 +129,8 @@ def _turn(plan: Plan, curve: Curve, position: Position) -> int:
 
 def _notes(phase: Phase) -> Iterator[str]:
     """What a phase does beside training on everything with the task's own loss."""
+    if phase.aside:
+        yield "aside: not compared"
     if phase.optimizer == "rebuild":
         yield "new optimizer"
     if phase.moments == "keep":
@@ -144,6 +146,8 @@ def _notes(phase: Phase) -> Iterator[str]:
         yield f"data: {phase.data.share:.0%} of {phase.data.source}"
     if phase.data.repeat_order:
         yield "same order every generation"
+    if phase.data.start is not None and (phase.data.start.epochs or phase.data.start.steps):
+        yield f"data from {phase.data.start} on"
     if phase.data.batch is not None:
         yield f"{phase.data.batch} items a step"
     if phase.objective.kind == "distil":

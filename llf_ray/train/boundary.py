@@ -280,7 +280,8 @@ def _live(edit: Edit, run: Run, where: str, team: Team) -> dict[str, Any]:
 
 def _on_a_path(masks: Mapping[str, Tensor], run: Run) -> tuple[int, bool] | None:
     """How many live entries lie on a path from input to output, and whether any path is left, through these weights or
-    around them; None where a task shows no example of its input, or its network takes no other weights than its own.
+    around them; None where a task shows no example of its input, or its network takes no other weights than its own or
+    shows no path even when it is whole.
     """
     example = getattr(run.config.task, "example", None)
     if example is None:
@@ -291,9 +292,11 @@ def _on_a_path(masks: Mapping[str, Tensor], run: Run) -> tuple[int, bool] | None
     own = {name: mask for name, mask in masks.items() if name in parameters}
     try:
         found = effective(network, example(), whole | own)
+        joined = any(bool(mask.any()) for mask in found.values())
+        seen = joined or any(bool(mask.any()) for mask in effective(network, example(), whole).values())
     except (RuntimeError, ValueError, TypeError, AttributeError):  # a number for the record ends no run
         return None
-    return sum(int(found[name].sum()) for name in own), any(bool(mask.any()) for mask in found.values())
+    return (sum(int(found[name].sum()) for name in own), joined) if seen else None
 
 
 def _cut_off(live: int, entries: int, empty: Mapping[str, int], found: tuple[int, bool] | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llf_ray.display import operation_words
 from llf_ray.forget.edit import Edit, View
@@ -283,6 +283,37 @@ def test_a_network_goes_on_around_a_layer_without_weights_and_not_without_a_path
     ):
         assert said in outcome.message
     assert "\n" not in outcome.message
+
+
+class Tangled(nn.Module):
+    """A network through which no gradient flows but by its loss: nobody can see its paths."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.inner(images)
+        return scores if self.training else scores.detach() + 0 * self.inner.head.bias
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden(Shown):
+    """The toy whose network hides its paths."""
+
+    def initial(self, seed: int) -> nn.Module:
+        return Tangled(super().initial(seed))
+
+    build = initial
+
+    def skeleton(self) -> nn.Module:
+        return Tangled(super().skeleton())
+
+
+def test_a_network_that_shows_no_path_even_when_it_is_whole_is_not_ended_for_it(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=2, epochs=1, warmup_epochs=0, rate=0.3)
+    folder = whole(settings(recipe, task=Hidden()), tmp_path / "run")
+    assert all(record["effective"] == {} for record in journal(folder, "operation") if "masks" in record)
 
 
 def test_where_nobody_can_look_a_layer_without_weights_ends_the_run(tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ def test_what_is_trained_aside_counts_neither_in_the_budget_nor_in_the_curve(tmp
     assert other.aside == 16
     curves = [dict(arm.trainings[0].curve) for arm in (one, other)]
     assert set(curves[0]) == set(curves[1]) == set(range(4, 33, 4))
-    scores = {r["step"]: r for r in read(folder / "random-seed0" / "journal.jsonl") if r["kind"] == "score"}
+    records = read(folder / "random-seed0" / "journal.jsonl")
+    scores = {r["step"]: r for r in records if r["kind"] == "score" and r["role"] == "validation"}
     for counted, step in ((4, 4), (8, 8), (12, 20), (16, 24), (20, 36), (24, 40), (28, 44), (32, 48)):
         assert curves[1][counted] == scores[step]["values"]["accuracy"]
     assert "random takes 16 steps more" in markdown(read_result(folder))
