@@ -171,17 +171,9 @@ class ForgettingStudy:
 
 
 def _fitted(config: RunConfig) -> RunConfig:
-    """Settings with what a training needs beyond its comparison's base.
-
-    Wrong labels are drawn by the run's seed: one draw for all seeds would be missing from every interval. Layer-wise
-    re-initialisation has its normalisers behind its blocks; until they are switched on they change no bit.
-    """
+    """Settings with wrong labels that the run's seed draws: one draw for all would be missing from every interval."""
     task: Any = config.task
-    if getattr(task, "mislabelled", 0.0):
-        task = replace(task, mislabelled_seed=config.seed)
-    if isinstance(config.recipe, LayerWise) and config.recipe.normalise:
-        task = replace(task, model=Normalised(model=task.model, after=config.recipe.blocks[:-1]))
-    return replace(config, task=task)
+    return replace(config, task=replace(task, mislabelled_seed=config.seed)) if task.mislabelled else config
 
 
 METHODS = (
@@ -359,7 +351,10 @@ def _selective(seeds: tuple[int, ...], epochs: float, every: int) -> Comparison:
 
 
 def _main(base: RunConfig, budget: Budget, seeds: tuple[int, ...]) -> Comparison:
-    return Comparison(name=MAIN, base=base, arms=arms(budget), seeds=seeds)
+    """All arms have the normalisers of layer-wise re-initialisation, which change no bit until they are switched on."""
+    task: Any = base.task
+    task = replace(task, model=Normalised(model=task.model, after=budget.blocks[:-1]))
+    return Comparison(name=MAIN, base=replace(base, task=task), arms=arms(budget), seeds=seeds)
 
 
 def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:

@@ -227,7 +227,7 @@ class Normalised:
         return self.model.head(network)
 
     def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
-        raise SettingError("a network with frozen normalisers cannot be made slim")
+        return self.model.recipe(num_classes, channels)  # a slim network has none: see `llf_ray.nn.channels.extract`
 
 
 def _own_size(network: nn.Module) -> tuple[int, int]:
