@@ -20,7 +20,7 @@ from llf_ray.forget.masks import KernelBlock
 from llf_ray.forget.operations import Adopt
 from llf_ray.journal import Tracking
 from llf_ray.measures.selectivity import Probe
-from llf_ray.nn.channels import kept_channels
+from llf_ray.nn.channels import extract, kept_channels
 from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
@@ -226,13 +226,22 @@ def kernel_shares(plan: Plan) -> list[float]:
 
 
 def _check_kernels(plan: Plan, config: RunConfig) -> None:
-    """A network whose layers are wired so that no block of kernels is closed is refused here, not at a boundary."""
+    """A network whose layers are wired so that no block of kernels is closed is refused here, not at a boundary; one
+    that gives no slim network here, not by `llf-ray slim` when everything is trained, where its recipe wants one.
+    """
     example = getattr(config.task, "example", None)
     for share in kernel_shares(plan) if example is not None else ():
+        network = config.task.initial(0)
         try:
-            kept_channels(config.task.initial(0), example(), share)  # type: ignore[misc]
+            kept_channels(network, example(), share)  # type: ignore[misc]
         except ValueError as error:
             raise SettingError(f"a mask of kernels does not fit this network: {error}") from None
+        if not getattr(config.recipe, "slim", False):
+            continue
+        try:
+            extract(network, example(), share)  # type: ignore[misc]
+        except ValueError as error:
+            raise SettingError(f"recipe.slim = True: {error}; recipe.slim=False trains it all the same") from None
 
 
 def _check_adopted(plan: Plan, network: torch.nn.Module) -> None:
