@@ -509,9 +509,9 @@ def _birds(data: DataSet) -> RunConfig:
     from llf_ray.tasks import Classification, TimmModel
 
     task = Classification(
-        model=TimmModel(name="resnet18", options={"zero_init_last": False}),
+        model=TimmModel(name="resnet18", init="kaiming_normal", options={"zero_init_last": False}),
         data=data,
-        augment=TimmAugment(size=224),
+        augment=TimmAugment(size=224, stretch=256, interpolation="bilinear"),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         num_workers=8,
@@ -530,7 +530,7 @@ def _tiny_imagenet(birds: RunConfig, seeds: tuple[int, ...]) -> Comparison:
 
     task = replace(
         birds.task,  # type: ignore[type-var]
-        model=TimmModel(name="resnet50", options={"zero_init_last": False}),
+        model=TimmModel(name="resnet50", init="kaiming_normal", options={"zero_init_last": False}),
         data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
         augment=Augment(size=64, shift=4, flip=0.5),
         num_workers=0,
