@@ -196,7 +196,7 @@ def prepare(config: RunConfig) -> Prepared:
     _check_labels(selections)
     for selection in selections:
         _check_selection(selection, slots, config)
-    _check_probes(config, slots)
+    _check_probes(config, slots, plan.total)
     for phase in plan.phases:
         _check_disjoint(phase, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
@@ -353,11 +353,20 @@ def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:
             owner[name] = rule.select.label
 
 
-def _check_probes(config: RunConfig, slots: Sequence[Slot]) -> None:
+def _check_probes(config: RunConfig, slots: Sequence[Slot], total: int) -> None:
     if config.probes and not hasattr(config.task, "pairs"):
         raise SettingError(f"probes: {type(config.task).__name__} offers no inputs with classes to probe")
     steps: dict[str, int] = {}
     for number, probe in enumerate(config.probes):
+        if probe.every > total:
+            raise SettingError(f"probes.{number}.every = {probe.every}: the run has {total} optimizer steps")
+        last = total - total % probe.every
+        for name in probe.needs:
+            if probe.snapshots[name] >= last:
+                raise SettingError(
+                    f"probes.{number}.snapshots.{name} = {probe.snapshots[name]}: the run has {total} optimizer steps "
+                    f"and is probed last after {last}"
+                )
         for name, step in probe.snapshots.items():
             if steps.setdefault(name, step) != step:
                 raise SettingError(
