@@ -244,7 +244,7 @@ def _call(operation: Any, view: View) -> Edit:
 
 def _live(edit: Edit, config: RunConfig, team: Team) -> dict[str, Any]:
     """Of each mask that is stored: how many entries are live, and how many there are; on rank 0, whose record it is,
-    also how many lie on a path from input to output.
+    also how many lie on a path from input to output, or why that cannot be said.
     """
     if not edit.masks:
         return {}
@@ -252,21 +252,21 @@ def _live(edit: Edit, config: RunConfig, team: Team) -> dict[str, Any]:
         name: [sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())]
         for name, masks in edit.masks.items()
     }
-    reached = {name: _effective(masks, config) for name, masks in edit.masks.items()} if team.rank == 0 else {}
-    return {"masks": counts, "effective": {name: number for name, number in reached.items() if number is not None}}
+    found: dict[str, Any] = {"masks": counts, "effective": {}, "uncounted": {}}
+    if team.rank > 0 or not hasattr(config.task, "example"):
+        return found
+    for name, masks in edit.masks.items():
+        try:
+            found["effective"][name] = _effective(masks, config.task)
+        except Exception as error:  # whatever the network's own code raises: a number for the record ends no run
+            found["uncounted"][name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return found
 
 
-def _effective(masks: Mapping[str, Tensor], config: RunConfig) -> int | None:
-    """None where a task shows no example of its input, or its network takes no other weights than its own."""
-    example = getattr(config.task, "example", None)
-    if example is None:
-        return None
-    network = config.task.initial(0)
+def _effective(masks: Mapping[str, Tensor], task: Any) -> int:
+    network = task.initial(0)
     parameters = dict(network.named_parameters())
-    try:
-        found = effective(network, example(), {name: mask for name, mask in masks.items() if name in parameters})
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # a number for the record ends no run
-        return None
+    found = effective(network, task.example(), {name: mask for name, mask in masks.items() if name in parameters})
     return sum(int(mask.sum()) for mask in found.values())
 
 
