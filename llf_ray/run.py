@@ -20,7 +20,7 @@ from llf_ray.forget.masks import KernelBlock
 from llf_ray.forget.operations import Adopt
 from llf_ray.journal import Tracking
 from llf_ray.measures.selectivity import Probe
-from llf_ray.nn.channels import kept_channels
+from llf_ray.nn.channels import extract, kept_channels
 from llf_ray.plan import Generate, Pass, Phase, Plan, Selection, compute, selections_of
 from llf_ray.recipes.base import Recipe
 from llf_ray.tasks.base import Task
@@ -201,7 +201,7 @@ def prepare(config: RunConfig) -> Prepared:
             raise SettingError(f"recipe.{error}") from None
     for selection in selections:
         _check_selection(selection, slots, config)
-    _check_probes(config, slots)
+    _check_probes(config, slots, plan.total)
     for phase in plan.phases:
         _check_disjoint(phase, slots)
     ruled = {rule.select: None for phase in plan.phases for rule in phase.rules}
@@ -231,13 +231,22 @@ def kernel_shares(plan: Plan) -> list[float]:
 
 
 def _check_kernels(plan: Plan, config: RunConfig) -> None:
-    """A network whose layers are wired so that no block of kernels is closed is refused here, not at a boundary."""
+    """A network whose layers are wired so that no block of kernels is closed is refused here, not at a boundary; one
+    that gives no slim network here, not by `llf-ray slim` when everything is trained, where its recipe wants one.
+    """
     example = getattr(config.task, "example", None)
     for share in kernel_shares(plan) if example is not None else ():
+        network = config.task.initial(0)
         try:
-            kept_channels(config.task.initial(0), example(), share)  # type: ignore[misc]
+            kept_channels(network, example(), share)  # type: ignore[misc]
         except ValueError as error:
             raise SettingError(f"a mask of kernels does not fit this network: {error}") from None
+        if not getattr(config.recipe, "slim", False):
+            continue
+        try:
+            extract(network, example(), share)  # type: ignore[misc]
+        except ValueError as error:
+            raise SettingError(f"recipe.slim = True: {error}; recipe.slim=False trains it all the same") from None
 
 
 def _check_adopted(plan: Plan, network: torch.nn.Module) -> None:
@@ -349,11 +358,20 @@ def _check_disjoint(phase: Phase, slots: Sequence[Slot]) -> None:
             owner[name] = rule.select.label
 
 
-def _check_probes(config: RunConfig, slots: Sequence[Slot]) -> None:
+def _check_probes(config: RunConfig, slots: Sequence[Slot], total: int) -> None:
     if config.probes and not hasattr(config.task, "pairs"):
         raise SettingError(f"probes: {type(config.task).__name__} offers no inputs with classes to probe")
     steps: dict[str, int] = {}
     for number, probe in enumerate(config.probes):
+        if probe.every > total:
+            raise SettingError(f"probes.{number}.every = {probe.every}: the run has {total} optimizer steps")
+        last = total - total % probe.every
+        for name in probe.needs:
+            if probe.snapshots[name] >= last:
+                raise SettingError(
+                    f"probes.{number}.snapshots.{name} = {probe.snapshots[name]}: the run has {total} optimizer steps "
+                    f"and is probed last after {last}"
+                )
         for name, step in probe.snapshots.items():
             if steps.setdefault(name, step) != step:
                 raise SettingError(

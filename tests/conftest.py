@@ -1,4 +1,4 @@
-"""What every test starts from: seeded randomness, one thread a process, one Ray for those that ask."""
+"""What every test starts from: seeded randomness, one thread a process, one Ray and real data for those that ask."""
 
 import os
 
@@ -13,10 +13,13 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how often a
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from llf_ray.data.base import ROOT_VARIABLE
 
 torch.set_num_threads(1)
 
@@ -27,6 +30,19 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared_data(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of real data sets, as the start of relative paths: what LLF_RAY_DATA names, else `shared/data` beside
+    the checkout. The test is skipped where there is none.
+    """
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get(ROOT_VARIABLE) or beside)
+    if not (root / "cifar10").is_dir():
+        pytest.skip(f"no real data sets in {root}: set {ROOT_VARIABLE}")
+    monkeypatch.setenv(ROOT_VARIABLE, str(root))
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llf_ray.config import SettingError
+from llf_ray.data import Augment
+from llf_ray.engine.base import EngineSettings
 from llf_ray.recipes.born_again import TEACHER, BornAgain
+from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
+from llf_ray.tasks.classification import SmallResNet, TimmModel, tiny
 from llf_ray.train.state import Stores, load_stand, newest
 from tests.local import final, journal, settings, whole
 from tests.toy import Toy
@@ -80,3 +84,28 @@ def test_a_teacher_of_another_architecture_is_refused_with_names_and_shapes(teac
 def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"'take teacher from run nobody': .*the final weights of a finished run"):
         prepare(settings(BornAgain(**SHORT, teacher=str(tmp_path / "nobody"))))
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "masks_fit"),
+    [
+        (TimmModel(name="resnext26ts"), "its 2 groups get different numbers of channels", False),
+        (TimmModel(name="convnext_atto"), "only networks with batch normalisation get slim", True),
+        (SmallResNet(shortcut="pad"), "channels that are added or joined do not line up", True),
+    ],
+    ids=["grouped", "layer normalisation", "padded shortcuts"],
+)
+def test_a_network_that_gives_no_slim_one_is_refused_before_training(model: Any, said: str, masks_fit: bool) -> None:
+    """Unless none is wanted, and masks of kernels fit it."""
+    kels = KnowledgeEvolution(generations=2, epochs=1, warmup_epochs=0, keep=0.6)
+    config = settings(kels, task=replace(tiny, model=model, augment=Augment(size=64)), engine=EngineSettings(batch=20))
+    with pytest.raises(SettingError, match=said) as caught:
+        prepare(config)
+    assert ("recipe.slim=False" in str(caught.value)) == masks_fit
+    assert "\n" not in str(caught.value)
+    unwanted = replace(config, recipe=replace(kels, slim=False))
+    if masks_fit:
+        assert prepare(unwanted).plan.fingerprint == prepare(replace(config, task=tiny)).plan.fingerprint
+    else:
+        with pytest.raises(SettingError, match=f"a mask of kernels does not fit this network: .*{said}"):
+            prepare(unwanted)

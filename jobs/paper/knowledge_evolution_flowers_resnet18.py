@@ -11,7 +11,7 @@ from dataclasses import replace
 from later_layer_cub_resnet18 import config as later_layer
 
 from llf_ray.cli import main_job
-from llf_ray.data import Flowers102
+from llf_ray.data import Flowers102, TimmAugment
 from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
 from llf_ray.tasks import Classification
 
@@ -19,7 +19,11 @@ assert isinstance(later_layer.task, Classification)
 config = replace(
     later_layer,
     name="knowledge-evolution-flowers-resnet18",
-    task=replace(later_layer.task, data=Flowers102(root="flowers-102")),
+    task=replace(
+        later_layer.task,
+        data=Flowers102(root="flowers-102"),
+        augment=TimmAugment(size=224),
+    ),
     recipe=KnowledgeEvolution(generations=10, epochs=200, warmup_epochs=5, split="kernels", keep=0.5),
 )
 

@@ -16,9 +16,9 @@ from llf_ray.tasks import Classification, TimmModel
 config = RunConfig(
     name="later-layer-cub-resnet18",
     task=Classification(
-        model=TimmModel(name="resnet18", options={"zero_init_last": False}),
+        model=TimmModel(name="resnet18", init="kaiming_normal", options={"zero_init_last": False}),
         data=Cub(root="CUB_200_2011", validation=0.06),
-        augment=TimmAugment(size=224),
+        augment=TimmAugment(size=224, stretch=256, interpolation="bilinear"),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         label_smoothing=0.1,

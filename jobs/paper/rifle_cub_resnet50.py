@@ -10,6 +10,7 @@ from dataclasses import replace
 from later_layer_cub_resnet18 import config as later_layer
 
 from llf_ray.cli import main_job
+from llf_ray.data import TimmAugment
 from llf_ray.engine.base import Optim
 from llf_ray.recipes.rifle import Rifle
 from llf_ray.tasks import Classification, TimmModel
@@ -19,7 +20,13 @@ assert isinstance(later_layer.task, Classification)
 config = replace(
     later_layer,
     name="rifle-cub-resnet50",
-    task=replace(later_layer.task, model=TimmModel(name="resnet50.tv_in1k"), start=Pretrained(), label_smoothing=0.0),
+    task=replace(
+        later_layer.task,
+        model=TimmModel(name="resnet50.tv_in1k"),
+        start=Pretrained(),
+        augment=TimmAugment(size=224),
+        label_smoothing=0.0,
+    ),
     recipe=Rifle(generations=2, epochs=20, warmup_epochs=0),
     optim=Optim(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4),
 )

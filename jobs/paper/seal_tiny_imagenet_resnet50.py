@@ -17,7 +17,7 @@ from llf_ray.tasks import Classification, TimmModel
 config = RunConfig(
     name="seal-tiny-imagenet-resnet50",
     task=Classification(
-        model=TimmModel(name="resnet50", options={"zero_init_last": False}),
+        model=TimmModel(name="resnet50", init="kaiming_normal", options={"zero_init_last": False}),
         data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
         augment=Augment(size=64, shift=4, flip=0.5),
         mean=(0.485, 0.456, 0.406),

@@ -60,7 +60,8 @@ class TimmAugment:
     erasing.
 
     ``policy`` is timm's own text: "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original", "3a". It replaces
-    ``colour``.
+    ``colour``. With ``stretch`` every image, of test too, is first resized to a square of that side, whatever its
+    shape.
     """
 
     size: int
@@ -73,9 +74,11 @@ class TimmAugment:
     erase: float = 0.0  # probability of filling a rectangle with noise
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     crop: float = 0.875  # share of the side that the centre crop of a test image keeps
+    stretch: int | None = None  # pixels; None: crops are taken from the image as it is
 
     def __post_init__(self) -> None:
         check_number("size", self.size, low=1)
+        check_number("stretch", self.stretch, low=1)
         for name in ("flip", "vertical_flip", "erase"):
             check_number(name, getattr(self, name), low=0.0, high=1.0)
         check_number("colour", self.colour, low=0.0)
@@ -177,11 +180,12 @@ def timm_transform(
         create_transform,
     )  # here: it takes seconds, and a run of small images needs none of it
 
+    fixed = "bicubic" if augment.interpolation == "random" else augment.interpolation
     common: dict[str, Any] = {
         "input_size": (3, augment.size, augment.size),
         "mean": _three(scaling.mean),
         "std": _three(scaling.std),
-        "interpolation": augment.interpolation if training or augment.interpolation != "random" else "bicubic",
+        "interpolation": augment.interpolation if training else fixed,
     }
     if training:
         transform = create_transform(
@@ -202,6 +206,8 @@ def timm_transform(
     def apply(pixels: Pixels) -> Tensor:
         # timm's colour operations want three channels; a grey picture goes in as three equal ones
         picture = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy() if channels == 1 else pixels)
+        if augment.stretch is not None:
+            picture = picture.resize((augment.stretch, augment.stretch), Image.Resampling[fixed.upper()])
         tensor: Tensor = transform(picture)
         return tensor[:channels]
 

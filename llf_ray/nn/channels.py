@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llf_ray.nn.normaliser import without_normalisers
 from llf_ray.nn.slim import Width, narrow
 
 __all__ = ["Kept", "extract", "kept_channels"]
@@ -123,21 +124,24 @@ def _note(found: dict[str, Kept], name: str, kept: Kept) -> None:
 def extract(network: nn.Module, example: Tensor, share: float) -> tuple[nn.Module, dict[str, Width]]:
     """The network of the kept channels alone, and the widths of its layers.
 
-    It computes what the whole network would with zeros in place of all forgotten weights (in evaluation mode).
+    It computes what the whole network would with zeros in place of all forgotten weights (in evaluation mode). Frozen
+    normalisers that change nothing (`llf_ray.nn.normaliser`) are left out.
 
     Raises:
-        ValueError: a network with another normalisation than batch normalisation, whose wiring cannot be made slim.
+        ValueError: a network with another normalisation than batch normalisation, a frozen normaliser that was switched
+            on, or wiring that cannot be made slim.
     """
     other = next((n for n, m in network.named_modules() if isinstance(m, OtherNorm)), None)
     if other is not None:
         kind = type(network.get_submodule(other)).__name__
         raise ValueError(f"{other} is {kind}: it mixes channels, so only networks with batch normalisation get slim")
+    slim = without_normalisers(copy.deepcopy(network))
+    whole = dict(slim.state_dict())
     kept = kept_channels(network, example, share)
     widths = {name: _width(layer) for name, layer in kept.items()}
-    slim = narrow(copy.deepcopy(network), widths)
-    values = slim.state_dict()
+    values = narrow(slim, widths).state_dict()
     with torch.no_grad():
-        for name, value in network.state_dict().items():
+        for name, value in whole.items():
             layer, _, entry = name.rpartition(".")
             if layer in kept and value.dim() > 0:
                 values[name].copy_(_narrowed(value, entry, kept[layer]))

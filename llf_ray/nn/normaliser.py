@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["NAME", "FrozenNormaliser", "freeze", "normaliser_of", "recalibrate", "widths_behind", "with_normalisers"]
+__all__ = [
+    "NAME",
+    "FrozenNormaliser",
+    "freeze",
+    "normaliser_of",
+    "recalibrate",
+    "widths_behind",
+    "with_normalisers",
+    "without_normalisers",
+]
 
 NAME = "normaliser"  # of the child that a block gets
 EPSILON = 1e-5
@@ -50,6 +59,24 @@ def with_normalisers(network: nn.Module, widths: Mapping[str, int]) -> nn.Module
         block.add_module(NAME, FrozenNormaliser(width))
         if type(block).forward is not nn.Sequential.forward:  # a plain sequence runs its new last child by itself
             block.register_forward_hook(_behind)
+    return network
+
+
+def without_normalisers(network: nn.Module) -> nn.Module:
+    """The network without its `FrozenNormaliser`s, all of them still at 0 and 1 (changed in place): the same function.
+
+    Raises:
+        ValueError: one that was switched on, by the name of its block.
+    """
+    for name, block in list(network.named_modules()):
+        normaliser = getattr(block, NAME, None)
+        if not isinstance(normaliser, FrozenNormaliser):
+            continue
+        if bool((normaliser.mean != 0).any()) or bool((normaliser.std != 1).any()):
+            raise ValueError(f"the normaliser behind {name} was switched on")
+        delattr(block, NAME)
+        for key in [key for key, hook in block._forward_hooks.items() if hook is _behind]:
+            del block._forward_hooks[key]
     return network
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Block", "ResNet", "initialise"]
+__all__ = ["Block", "ResNet", "initialise", "kaiming_normal"]
 
 Shortcut = Literal["conv", "pad"]
 
@@ -112,16 +112,23 @@ class Block(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming-normal weights, std = sqrt(2 / fan_in), for convolutions and linear layers; zero biases;
-    normalisation at 1 and 0.
+    """`kaiming_normal` weights, zero biases of convolutions and linear layers, normalisation at 1 and 0."""
+    kaiming_normal(module)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
+
+
+def kaiming_normal(module: nn.Module) -> None:
+    """Draw the weights of convolutions and linear layers, std = sqrt(2 / fan_in), from torch's own generator.
+
+    The start of the networks of KE, LLF and SEAL (Taha et al. 2021, code); He et al. 2015, arXiv:1502.01852.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.normal_(part.weight, std=math.sqrt(2.0 / part.weight[0].numel()))
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.BatchNorm2d):
-            part.reset_parameters()
 
 
 def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

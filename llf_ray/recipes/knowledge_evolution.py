@@ -24,9 +24,10 @@ class KnowledgeEvolution:
     """Keep the fit hypothesis, redraw the rest of the convolution and linear weights, train on; masks are fixed.
 
     ``split``: "weights" (WELS) keeps every weight with probability ``keep``; "kernels" (KELS) keeps the first
-    ``ceil(keep C)`` channels of every layer, so that a slim network can be taken out of the trained one. Published
-    (ResNet18 on small sets): 200 epochs a generation, 5 of warm-up, rate 0.256, batch 32, kernels, keep 0.5 for 5
-    generations or 0.8 for 11.
+    ``ceil(keep C)`` channels of every layer, so that a slim network can be taken out of the trained one; with ``slim``
+    a network that gives none is refused before training, without it masks alone will do. Published (ResNet18 on small
+    sets): 200 epochs a generation, 5 of warm-up, rate 0.256, batch 32, kernels, keep 0.5 for 5 generations or 0.8 for
+    11.
 
     Variants of the paper's code: ``resample`` draws a new mask in every generation (weights only); ``fill="zero"``
     puts zeros in place of the redraw.
@@ -39,6 +40,7 @@ class KnowledgeEvolution:
     keep: float = 0.8
     resample: bool = False
     fill: Literal["uniform", "zero"] = "uniform"
+    slim: bool = True  # of kernels only
 
     def __post_init__(self) -> None:
         check_budget(self.generations, self.epochs, self.warmup_epochs)

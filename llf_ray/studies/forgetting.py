@@ -176,17 +176,9 @@ class ForgettingStudy:
 
 
 def _fitted(config: RunConfig) -> RunConfig:
-    """Settings with what a training needs beyond its comparison's base.
-
-    Wrong labels are drawn by the run's seed: one draw for all seeds would be missing from every interval. Layer-wise
-    re-initialisation has its normalisers behind its blocks; until they are switched on they change no bit.
-    """
+    """Settings with wrong labels that the run's seed draws: one draw for all would be missing from every interval."""
     task: Any = config.task
-    if getattr(task, "mislabelled", 0.0):
-        task = replace(task, mislabelled_seed=config.seed)
-    if isinstance(config.recipe, LayerWise) and config.recipe.normalise:
-        task = replace(task, model=Normalised(model=task.model, after=config.recipe.blocks[:-1]))
-    return replace(config, task=task)
+    return replace(config, task=replace(task, mislabelled_seed=config.seed)) if task.mislabelled else config
 
 
 METHODS = (
@@ -373,7 +365,10 @@ def _selective(seeds: tuple[int, ...], epochs: float, every: int) -> Comparison:
 
 
 def _main(base: RunConfig, budget: Budget, seeds: tuple[int, ...]) -> Comparison:
-    return Comparison(name=MAIN, base=base, arms=arms(budget), seeds=seeds)
+    """All arms have the normalisers of layer-wise re-initialisation, which change no bit until they are switched on."""
+    task: Any = base.task
+    task = replace(task, model=Normalised(model=task.model, after=budget.blocks[:-1]))
+    return Comparison(name=MAIN, base=replace(base, task=task), arms=arms(budget), seeds=seeds)
 
 
 def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
@@ -591,9 +586,9 @@ def _birds(data: DataSet) -> RunConfig:
     from llf_ray.tasks import Classification, TimmModel
 
     task = Classification(
-        model=TimmModel(name="resnet18", options={"zero_init_last": False}),
+        model=TimmModel(name="resnet18", init="kaiming_normal", options={"zero_init_last": False}),
         data=data,
-        augment=TimmAugment(size=224),
+        augment=TimmAugment(size=224, stretch=256, interpolation="bilinear"),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         num_workers=8,
@@ -612,7 +607,7 @@ def _tiny_imagenet(birds: RunConfig, seeds: tuple[int, ...]) -> Comparison:
 
     task = replace(
         birds.task,  # type: ignore[type-var]
-        model=TimmModel(name="resnet50", options={"zero_init_last": False}),
+        model=TimmModel(name="resnet50", init="kaiming_normal", options={"zero_init_last": False}),
         data=TinyImageNet(root="tiny-imagenet-200", validation=0.02),
         augment=Augment(size=64, shift=4, flip=0.5),
         num_workers=0,

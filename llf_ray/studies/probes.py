@@ -29,7 +29,7 @@ def _records(run_folder: Path) -> list[dict[str, Any]]:
     """In order of steps.
 
     Raises:
-        SettingError: none.
+        SettingError: the run has probed nothing.
     """
     found = [record for record in read(run_folder / "journal.jsonl") if record["kind"] == "probe"]
     if not found:

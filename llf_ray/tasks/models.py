@@ -12,7 +12,7 @@ from torch import nn
 from llf_ray.config import SettingError, check_number, nearest
 from llf_ray.nn.normaliser import widths_behind, with_normalisers
 from llf_ray.nn.perceptron import Perceptron
-from llf_ray.nn.resnet import ResNet
+from llf_ray.nn.resnet import ResNet, kaiming_normal
 
 __all__ = ["Model", "MultiLayerPerceptron", "Normalised", "SmallResNet", "TimmModel"]
 
@@ -101,9 +101,14 @@ class MultiLayerPerceptron:
 class TimmModel:
     """Any network of timm, by its name there; ``options`` are its further arguments, such as ``{"img_size":
     64}``.
+
+    ``init`` says how weights of convolutions and linear layers start: as timm draws them (in its ResNets Kaiming-normal
+    by fan_out, in the classifier torch's default), or Kaiming-normal by fan_in, as in the code of KE, LLF and SEAL.
+    Biases and normalisers start as timm has them.
     """
 
     name: str
+    init: Literal["timm", "kaiming_normal"] = "timm"
     drop: float = 0.0  # dropout before the classifier
     drop_path: float = 0.0  # stochastic depth
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -127,7 +132,10 @@ class TimmModel:
             )
 
     def make(self, num_classes: int, channels: int) -> nn.Module:
-        return self._create(num_classes, channels, pretrained=False)
+        network = self._create(num_classes, channels, pretrained=False)
+        if self.init == "kaiming_normal":
+            kaiming_normal(network)
+        return network
 
     def make_pretrained(self, num_classes: int, channels: int) -> nn.Module:
         """The network with timm's pretrained weights, downloaded or from the cache; a classifier of other
@@ -149,9 +157,11 @@ class TimmModel:
             ) from None
 
     def check_pretrained(self) -> None:
-        """Raise where timm has no pretrained weights for this name."""
+        """Raise where timm has no pretrained weights for this name, or where they were to be drawn."""
         import timm
 
+        if self.init != "timm":
+            raise SettingError(f"init = {self.init!r}: pretrained weights are not drawn; leave it at 'timm'")
         if not _elsewhere(self.name) and not timm.is_model_pretrained(self.name):
             near = nearest(self.name, timm.list_models(pretrained=True))
             raise SettingError(
@@ -227,7 +237,7 @@ class Normalised:
         return self.model.head(network)
 
     def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
-        raise SettingError("a network with frozen normalisers cannot be made slim")
+        return self.model.recipe(num_classes, channels)  # a slim network has none: see `llf_ray.nn.channels.extract`
 
 
 def _own_size(network: nn.Module) -> tuple[int, int]:

@@ -246,7 +246,8 @@ def _call(operation: Any, view: View) -> Edit:
 
 def _live(edit: Edit, run: Run, where: str, team: Team) -> dict[str, Any]:
     """Every rank calls. Of each mask that is stored: how many entries are live, and how many there are; on rank 0,
-    whose record it is, also how many lie on a path from input to output, and which layers have none to hold on to.
+    whose record it is, also how many lie on a path from input to output, or why that cannot be said, and which layers
+    have none to hold on to.
 
     Raises:
         Hopeless: on every rank, where a mask that is to be held cuts the network's output off from its input.
@@ -257,15 +258,18 @@ def _live(edit: Edit, run: Run, where: str, team: Team) -> dict[str, Any]:
     weights = {slot.name for slot in run.slots if slot.kind == "weight"}
     masked: dict[str, list[int]] = {}
     reached: dict[str, int] = {}
+    uncounted: dict[str, str] = {}
     empty: dict[str, list[str]] = {}
     problem = ""
     for name, masks in edit.masks.items():
         live = sum(int(mask.sum()) for mask in masks.values())
         entries = sum(mask.numel() for mask in masks.values())
         masked[name] = [live, entries]
-        found = _on_a_path(masks, run) if team.rank == 0 else None
+        found, why = _on_a_path(masks, run) if team.rank == 0 else (None, "")
         if found is not None:
             reached[name] = found[0]
+        elif why:
+            uncounted[name] = why
         if name in held and team.rank == 0:
             none = {layer: mask.numel() for layer, mask in masks.items() if layer in weights and not bool(mask.any())}
             problem = problem or _cut_off(live, entries, none, found)
@@ -275,17 +279,17 @@ def _live(edit: Edit, run: Run, where: str, team: Team) -> dict[str, Any]:
         problem = team.share(problem)
     if problem:
         raise Hopeless(f"{where} {problem}")
-    return {"masks": masked, "effective": reached, "empty": empty}
+    return {"masks": masked, "effective": reached, "uncounted": uncounted, "empty": empty}
 
 
-def _on_a_path(masks: Mapping[str, Tensor], run: Run) -> tuple[int, bool] | None:
+def _on_a_path(masks: Mapping[str, Tensor], run: Run) -> tuple[tuple[int, bool] | None, str]:
     """How many live entries lie on a path from input to output, and whether any path is left, through these weights or
-    around them; None where a task shows no example of its input, or its network takes no other weights than its own or
-    shows no path even when it is whole.
+    around them; or None and why: nothing where a task shows no example of its input, else that its network takes no
+    other weights than its own or shows no path even when it is whole.
     """
     example = getattr(run.config.task, "example", None)
     if example is None:
-        return None
+        return None, ""
     network = run.config.task.initial(0)
     parameters = dict(network.named_parameters())
     whole = {slot.name: torch.ones(slot.shape, dtype=torch.bool) for slot in run.slots if slot.kind == "weight"}
@@ -294,9 +298,11 @@ def _on_a_path(masks: Mapping[str, Tensor], run: Run) -> tuple[int, bool] | None
         found = effective(network, example(), whole | own)
         joined = any(bool(mask.any()) for mask in found.values())
         seen = joined or any(bool(mask.any()) for mask in effective(network, example(), whole).values())
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # a number for the record ends no run
-        return None
-    return (sum(int(found[name].sum()) for name in own), joined) if seen else None
+    except Exception as error:  # whatever the network's own code raises: a number for the record ends no run
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if not seen:
+        return None, "no path is seen even through the whole network"
+    return (sum(int(found[name].sum()) for name in own), joined), ""
 
 
 def _cut_off(live: int, entries: int, empty: Mapping[str, int], found: tuple[int, bool] | None) -> str:
@@ -313,7 +319,7 @@ def _cut_off(live: int, entries: int, empty: Mapping[str, int], found: tuple[int
     why = (
         "no path from the network's input to its output is left"
         if found is not None
-        else "whether the network goes on around that cannot be seen, since the task shows no example of its input"
+        else "whether the network goes on around that cannot be seen"
     )
     return f"{left}: {why}; prune less, in fewer generations, or each tensor by itself (scope = 'tensor')"
 

@@ -161,6 +161,10 @@ class Worker:
             ) from None
         self.digest = self.compare(stand.step)
         self.record([{**record, "digest": self.digest} for record in records])
+        uncounted = {name: why for record in records for name, why in record.get("uncounted", {}).items()}
+        self.record(
+            [note(f"mask {name!r}: weights on a path are not counted: {why}") for name, why in uncounted.items()]
+        )
         if not answer.position.finished:
             self.record([_phase_record(self.plan, answer.position)])
         return stand

@@ -1,11 +1,13 @@
 """Augmentation belongs to the sample: batches, workers and the ambient generators do not matter."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import functional
 
 from llf_ray.config import SettingError
 from llf_ray.data import Augment, FashionSample, TimmAugment
@@ -137,6 +139,20 @@ def test_images_of_different_sizes_go_through_timms_transforms():
     assert batch.labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
+def test_a_stretched_image_is_wholly_seen_whatever_its_shape():
+    """As the code of Zhou et al. treats its images: to 256 x 256, then a crop of 224; by torchvision's transforms."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8)
+    augment = TimmAugment(size=28, stretch=32, interpolation="bilinear")
+    scaling = Scaling(mean=(0.0,) * 3, std=(1.0,) * 3)
+    small = functional.resize(Image.fromarray(pixels), [32, 32])
+    plain = timm_transform(augment, scaling, 3, training=False)(pixels)
+    assert torch.equal(plain, functional.to_tensor(small)[:, 2:30, 2:30])
+    training = timm_transform(replace(augment, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0), scaling, 3, training=True)
+    whole = functional.to_tensor(functional.resize(small, [28, 28]))
+    assert torch.equal(training(pixels), whole)
+    assert not torch.equal(timm_transform(replace(augment, stretch=None), scaling, 3, training=False)(pixels), plain)
+
+
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_mixed_images_carry_their_share_of_each_class(mixup, cutmix):
     # class c is a picture of constant brightness c: the blended target must predict the picture's mean
@@ -168,6 +184,7 @@ def test_a_stack_gives_the_rows_that_are_asked_for():
         (lambda: Augment(shift=-1), "shift = -1"),
         (lambda: Augment(flip=1.5), "flip = 1.5"),
         (lambda: TimmAugment(size=0), "size = 0"),
+        (lambda: TimmAugment(size=8, stretch=0), "stretch = 0"),
         (lambda: TimmAugment(size=8, scale=(1.0, 0.5)), "scale = "),
         (lambda: TimmAugment(size=8, policy="random"), "policy = 'random'"),
     ],

@@ -31,7 +31,20 @@ from llf_ray.tracking import named_values
 from llf_ray.train.adviser import read_cuts
 from llf_ray.train.folder import create
 from llf_ray.train.state import Stores, load_stand, newest
-from tests.local import ADAMW, PER_EPOCH, Watch, carry, changed, final, journal, same_bits, settings, watched, whole
+from tests.local import (
+    ADAMW,
+    PER_EPOCH,
+    Watch,
+    carry,
+    changed,
+    final,
+    journal,
+    messages,
+    same_bits,
+    settings,
+    watched,
+    whole,
+)
 from tests.toy import Toy
 
 WEIGHTS = ("stem.0.weight", "body.0.weight", "head.weight")
@@ -324,6 +337,21 @@ def test_where_nobody_can_look_a_layer_without_weights_ends_the_run(tmp_path: Pa
         outcome.message
     )
     assert "whether the network goes on around that cannot be seen" in outcome.message
+
+
+class Misled(Toy):
+    """The toy that shows an example which its network does not take."""
+
+    def example(self) -> Tensor:
+        return torch.zeros(1, 3, 16, 16)
+
+
+def test_a_run_whose_effective_weights_cannot_be_counted_ends_well_and_says_so(tmp_path: Path) -> None:
+    recipe = IterativePruning(generations=2, epochs=1, warmup_epochs=0, rate=0.6)
+    folder = whole(settings(recipe, task=Misled()), tmp_path / "run")
+    assert all(record["effective"] == {} for record in journal(folder, "operation") if "masks" in record)
+    said = messages(folder).splitlines()
+    assert any(line.startswith(f"mask {MASK!r}: weights on a path are not counted: RuntimeError: ") for line in said)
 
 
 # -------------------------------------------------------------------------------------------------- dense-sparse-dense

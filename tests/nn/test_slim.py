@@ -5,25 +5,31 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.models import googlenet
 
 from llf_ray.nn.channels import extract, kept_channels
+from llf_ray.nn.normaliser import with_normalisers
 from llf_ray.nn.resnet import ResNet
 from llf_ray.nn.slim import Width, load_slim, narrow, save_slim
 from llf_ray.studies.slim import without_forgotten
 
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "resnet18": {},
     "resnet26": {},
     "densenet121": {"growth_rate": 8, "block_config": (2, 3, 2, 2), "memory_efficient": False},
     "mobilenetv2_035": {},
     "efficientnet_b0": {},
     "seresnet18": {},
+    "vgg11_bn": {"mlp_ratio": 0.01},
+    "googlenet": {"aux_logits": False, "init_weights": False},
 }
 
 
@@ -45,7 +51,8 @@ def trained(network: nn.Module) -> nn.Module:
 
 def made(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return trained(timm.create_model(name, num_classes=7, **NETWORKS[name]))
+    create = googlenet if name == "googlenet" else partial(timm.create_model, name)
+    return trained(create(num_classes=7, **NETWORKS[name]))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8, 1.0])
@@ -118,6 +125,20 @@ def test_a_saved_slim_network_is_read_with_torch_and_timm_alone(tmp_path: Path) 
     slim, widths = extract(own, torch.zeros(1, 3, 16, 16), 0.5)
     save_slim(tmp_path / "own", slim, widths, {"resnet": {"num_classes": 7, "widths": [8, 16], "blocks": [1, 1]}})
     assert sum(p.numel() for p in load_slim(tmp_path / "own").parameters()) == sum(p.numel() for p in slim.parameters())
+
+
+def test_normalisers_that_change_nothing_are_left_out_and_others_say_so() -> None:
+    network, images = made("resnet18"), torch.randn(2, 3, 64, 64)
+    slim, widths = extract(network, images[:1], 0.5)
+    network = with_normalisers(network, {"layer1": 64, "layer2.0": 128})
+    again, same = extract(network, images[:1], 0.5)
+    assert same == widths
+    assert again.state_dict().keys() == slim.state_dict().keys()
+    assert torch.equal(again(images), slim(images))
+    assert "layer1.normaliser.mean" in network.state_dict(), "left as it was"
+    network.get_buffer("layer2.0.normaliser.std")[3] = 2.0
+    with pytest.raises(ValueError, match=r"the normaliser behind layer2\.0 was switched on"):
+        extract(network, images[:1], 0.5)
 
 
 def test_a_layer_that_is_not_there_or_cannot_be_narrowed_is_named() -> None:

@@ -11,16 +11,17 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from llf_ray.cli import main
+from llf_ray.config import SettingError
 from llf_ray.engine.base import EngineSettings
 from llf_ray.nn.slim import load_slim
 from llf_ray.recipes.knowledge_evolution import FIT, KnowledgeEvolution
 from llf_ray.recipes.long import Long
-from llf_ray.run import prepare
+from llf_ray.run import Comparison, prepare
 from llf_ray.studies.slim import slim_of
-from llf_ray.tasks.classification import tiny
+from llf_ray.tasks.classification import Normalised, SmallResNet, tiny
 from llf_ray.train.folder import create
 from llf_ray.train.state import Stores, load_stand, newest
-from tests.local import journal, settings, whole
+from tests.local import journal, same_bits, settings, whole
 
 KELS = KnowledgeEvolution(generations=2, epochs=1, warmup_epochs=0, keep=0.5)
 TASK = replace(tiny, label_smoothing=0.0)
@@ -56,6 +57,25 @@ def test_the_mask_that_was_held_is_that_of_the_slim_network(run: Path, tmp_path:
     assert len(compared) == len(masks)
     for name in compared:
         assert int(masks[name].sum()) == network.state_dict()[name].numel(), name
+
+
+def test_an_arm_of_a_comparison_gives_the_slim_network_of_the_same_run_alone(run: Path, tmp_path: Path) -> None:
+    """Where another arm needs normalisers, all have them."""
+    task = replace(TASK, model=Normalised(model=TASK.model, after=("layer1", "layer2")))
+    comparison = Comparison(name="compared", base=replace(CONFIG, task=task), arms={"kels": KELS}, seeds=(CONFIG.seed,))
+    (config,) = comparison.runs().values()
+    found = slim_of(whole(config, tmp_path / "arm"))
+    assert found.difference < 1e-5
+    assert same_bits(load_slim(found.folder).state_dict(), load_slim(slim_of(run, tmp_path).folder).state_dict())
+
+
+def test_a_network_that_gives_no_slim_one_trains_where_none_is_wanted(tmp_path: Path) -> None:
+    task = replace(TASK, model=SmallResNet(widths=(4, 8), blocks=(1, 1), stem_stride=2, shortcut="pad"))
+    folder = whole(replace(CONFIG, task=task, recipe=replace(KELS, slim=False)), tmp_path / "run")
+    (operation,) = [r for r in journal(folder, "operation") if r["generation"] == 1]
+    assert operation["entries"] > 0
+    with pytest.raises(SettingError, match="run 'run': channels that are added or joined do not line up"):
+        slim_of(folder)
 
 
 def test_the_command_says_what_it_wrote(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +17,17 @@ from llf_ray.data import Augment, FashionOnPhotographs, FashionSample, Folder, M
 from llf_ray.data.base import ROLES, anchored
 from llf_ray.data.loading import ImageBatch
 from llf_ray.data.order import Draw
+from llf_ray.forget.operations import WEIGHTS, Forget
+from llf_ray.measures.selectivity import perturbed
 from llf_ray.plan import Pass
 from llf_ray.tasks import Classification, FromFile, FromRun, Pretrained, SmallResNet, TimmModel
 from llf_ray.tasks.base import Tally
 from llf_ray.tasks.classification import tiny
 from llf_ray.tasks.start import starting_weights
+from llf_ray.train.folder import load_module
 
 CPU = torch.device("cpu")
+JOBS = Path(__file__).parents[2] / "jobs/paper"
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,26 @@ def test_a_timm_model_takes_classes_channels_and_drop_rates():
     assert network.head.out_features == 10
     assert network.head_drop.p == 0.1
     assert network.blocks[2].drop_path1.drop_prob == pytest.approx(0.2)
+
+
+def test_networks_of_the_papers_start_sqrt_six_above_their_redraws():
+    """Spec 1.3: Kaiming-normal by fan_in, in each layer; timm's own start is another one."""
+    redraw = Forget(select=WEIGHTS)
+    for job in ("later_layer_cub_resnet18", "seal_tiny_imagenet_resnet50"):
+        model = load_module(JOBS / f"{job}.py").config.task.model
+        torch.manual_seed(0)
+        network = model.make(200, 3)
+        start = network.state_dict()
+        drawn = perturbed(network, (redraw,)).state_dict()
+        ratios = {
+            name: float(start[name].std() / drawn[name].std()) for name, value in start.items() if value.dim() > 1
+        }
+        assert ratios == pytest.approx(dict.fromkeys(ratios, 6**0.5), rel=0.03)
+        assert all(torch.equal(drawn[name], value) for name, value in start.items() if name not in ratios)
+    own = replace(model, init="timm").make(200, 3).state_dict()["layer2.0.downsample.0.weight"]
+    assert float(own.std() / own[0].numel() ** -0.5) < 1.2, "by fan_out, where channels double"
+    with pytest.raises(SettingError, match="init = 'kaiming_normal': pretrained weights are not drawn"):
+        replace(tiny, model=TimmModel(name="resnet18", init="kaiming_normal"), start=Pretrained()).prepare()
 
 
 def test_pretrained_weights_that_cannot_be_had_are_said(monkeypatch):
