@@ -354,7 +354,7 @@ def _probe(study: LanguageStudy, folder: Path) -> None:
 
 def _without_nan(values: np.ndarray) -> list[Any]:
     """Nested lists with None for NaN, which is no JSON."""
-    plain: list[Any] = np.where(np.isnan(values), None, values).tolist()
+    plain: list[Any] = np.where(np.isnan(values), np.array(None), values).tolist()
     return plain
 
 
@@ -429,7 +429,8 @@ def _game_steps(plan: Plan) -> Iterator[tuple[int, int]]:
 def _known(probe: Mapping[str, Any]) -> np.ndarray:
     """Where both halves had something right before a perturbation, (S, T), in the second half of training."""
     late: np.ndarray = np.array(probe["before"])[:, len(probe["steps"]) // 2 :]
-    return (late > 0).all(-1)
+    known: np.ndarray = np.all(late > 0, axis=-1)
+    return known
 
 
 def _judgeable(probe: Mapping[str, Any]) -> dict[str, Any]:
