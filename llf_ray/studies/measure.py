@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from llf_ray.engine.digest import MODULUS, digest_of
 from llf_ray.journal import FRACTIONS, Journal, read_run, replace_text
 from llf_ray.measures.calibration import calibration
 from llf_ray.measures.curvature import curvature
-from llf_ray.measures.depth import numbered_blocks, prediction_depths
+from llf_ray.measures.depth import Examples, numbered_blocks, prediction_depths
 from llf_ray.measures.features import Labelled, class_scores, pooled_features
 from llf_ray.measures.few_shot import check_few_shot, few_shot
 from llf_ray.measures.norms import layer_norms
@@ -161,17 +162,18 @@ def _depth(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
     chosen = {role: subject.drawn(role, protocol.examples, protocol) for role in ROLES if role != "validation"}
     # the bank has the classes that the network was taught
     labels = {role: torch.from_numpy(subject.task.labels(role)[places]) for role, places in chosen.items()}
-    bank = subject.images("train", chosen["train"]), labels["train"]
-    held_out = prediction_depths(subject.network, *bank, subject.images("test", chosen["test"]), labels["test"])
-    own = prediction_depths(subject.network, subject.images("train", chosen["train"]), labels["train"])
+    parts: dict[str, Examples] = {
+        role: (partial(subject.images, role, places), labels[role]) for role, places in chosen.items()
+    }
+    found = prediction_depths(subject.network, parts, bank="train")
     return Taken(
-        values={"mean": held_out.mean, "train_mean": own.mean},
+        values={"mean": found["test"].mean, "train_mean": found["train"].mean},
         more={},
         details={
-            "probes": held_out.probes,
+            "probes": found["test"].probes,
             **{
-                role: {"mean": found.mean, "histogram": found.histogram, "accuracy": found.accuracy}
-                for role, found in (("test", held_out), ("train", own))
+                role: {"mean": one.mean, "histogram": one.histogram, "accuracy": one.accuracy}
+                for role, one in found.items()
             },
         },
         notes=()
