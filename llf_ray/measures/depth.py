@@ -18,6 +18,7 @@ from llf_ray.forget.groups import block_of
 
 __all__ = [
     "Depths",
+    "Examples",
     "knn_predictions",
     "numbered_blocks",
     "pooled",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 INPUT, SOFTMAX = "input", "softmax"
+FLOAT = 4  # bytes
+LIMIT = 4 * 2**30  # bytes
+Examples = tuple[Callable[[], Iterable[Tensor]], Tensor]  # inputs in batches at each call, and their classes, (N,)
 
 
 def prediction_depth(probes: Tensor, final: Tensor) -> Tensor:
@@ -162,9 +166,12 @@ def pooled(values: Tensor, *, channels_last: bool = False) -> Tensor:
 def probe_features(
     network: nn.Module,
     batches: Iterable[Tensor],
-    names: Sequence[str],
-) -> tuple[Mapping[str, Tensor], Tensor]:
-    """Features at the input, behind each named module and at the softmax, (N, D) on the CPU; the classes said, (N,).
+    probes: Sequence[str],
+    number: int,
+    device: torch.device | None = None,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Features at some probes, each (N, D) in float32, and the classes said, (N,) on the CPU; None where the input is
+    all that is asked for: that needs no network.
 
     What a module gives is `pooled`, the input is flattened as it is. A dense layer (one that is given a list) gives its
     own channels alone; behind it are those that it was given, too.
@@ -172,23 +179,34 @@ def probe_features(
     Args:
         network: in evaluation mode.
         batches: inputs, (B, ...).
-        names: modules, in the order in which data pass them.
+        probes: modules by name, "input" and "softmax".
+        number: N, inputs of all batches together.
+        device: where the features go; None: the CPU.
 
     Raises:
         SettingError: a module gives something else than a tensor.
+        ValueError: there are more inputs, or fewer.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in (INPUT, *names, SOFTMAX)}
-    said = []
+    asked = any(name != INPUT for name in probes)
+    said = torch.zeros(number, dtype=torch.long)
+    held, stop = dict[str, Tensor](), 0
+    inside = [name for name in probes if name not in (INPUT, SOFTMAX)]
     for batch in batches:
-        seen: dict[str, Tensor] = {}
-        with _watching(network, names, batch.shape[-2] == batch.shape[-1], seen):
-            scores = network(batch).float()
-        parts[INPUT].append(batch.flatten(1).float().cpu())
-        for name in names:
-            parts[name].append(seen[name].float().cpu())
-        parts[SOFTMAX].append(scores.softmax(1).cpu())
-        said.append(scores.argmax(1).cpu())
-    return {name: torch.cat(values) for name, values in parts.items()}, torch.cat(said)
+        start, stop = stop, stop + len(batch)
+        if stop > number:
+            break
+        seen = {INPUT: batch.flatten(1)}
+        if asked:
+            with _watching(network, inside, batch.shape[-2] == batch.shape[-1], seen):
+                scores = network(batch).float()
+            seen[SOFTMAX], said[start:stop] = scores.softmax(1), scores.argmax(1)
+        for name in probes:
+            if name not in held:
+                held[name] = torch.empty(number, seen[name].shape[1], dtype=torch.float32, device=device)
+            held[name][start:stop] = seen[name]
+    if stop != number:
+        raise ValueError(f"{'more' if stop > number else stop} inputs where there should be {number}")
+    return held, said if asked else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,43 +230,82 @@ class Depths:
 
 def prediction_depths(
     network: nn.Module,
-    bank: Iterable[Tensor],
-    bank_labels: Tensor,
-    queries: Iterable[Tensor] | None = None,
-    query_labels: Tensor | None = None,
+    parts: Mapping[str, Examples],
     *,
+    bank: str,
     names: Sequence[str] | None = None,
     k: int = 30,
     block: int = 2048,
-) -> Depths:
-    """Depth of held-out examples or, without ``queries``, of the bank's own, each left out of its own neighbours.
+    limit: int = LIMIT,
+) -> dict[str, Depths]:
+    """Depth of the examples of every part, by neighbours in one of them; its own are left out of their neighbours.
+
+    Memory: the features of as many probes as ``limit`` has room for, of one at least, beside the search of
+    `knn_predictions`. Features at a probe take 4 D bytes an example of any part. Where they do not all fit, the
+    network sees everything several times, and the same is found. They lie on the device of the inputs where it has
+    room for them twice, else on the CPU.
 
     Args:
         network: in evaluation mode.
-        bank: training inputs in batches.
-        bank_labels: their classes, (M,).
-        queries: held-out inputs in batches.
-        query_labels: their classes, (N,), for the probes' accuracy.
+        parts: by name inputs in batches, given anew at each call, and their true classes, (N,).
+        bank: the part that holds the neighbours, training inputs.
         names: modules to probe; None: `residual_probes`.
         k: neighbours (30 in the paper, which found results hardly to depend on it).
         block: queries at a time.
+        limit: bytes of features that are held at once.
+
+    Raises:
+        SettingError: a module gives something else than a tensor.
+        ValueError: a part has another number of inputs than of classes, or the bank fewer entries than neighbours.
     """
-    where = residual_probes(network) if names is None else tuple(names)
-    features, said = probe_features(network, bank, where)
-    own = queries is None
-    asked, final = (features, said) if queries is None else probe_features(network, queries, where)
-    truth = bank_labels if own else query_labels
-    probes, accuracy = [], []
-    for name in features:
-        found = knn_predictions(
-            features[name],
-            bank_labels,
-            asked[name],
-            k=k,
-            leave_one_out=own,
-            block=block,
-            classes=features[SOFTMAX].shape[1],
+    probes = (INPUT, *(residual_probes(network) if names is None else names), SOFTMAX)
+    example = next(iter(parts[bank][0]()))
+    widths = {name: one.shape[1] for name, one in probe_features(network, [example], probes, len(example))[0].items()}
+    taught, number = parts[bank][1], sum(len(labels) for _, labels in parts.values())
+    sizes = {name: FLOAT * number * width for name, width in widths.items()}
+    search = 3 * FLOAT * min(block, number) * len(taught)  # distances, and what sorts them
+    said: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {part: [] for part in parts}
+    for some in _passes(sizes, limit):
+        device = _room(example.device, sum(sizes[name] for name in some) + search)
+        held = {}
+        for part, (inputs, labels) in parts.items():
+            held[part], classes = probe_features(network, inputs(), some, len(labels), device)
+            said |= {} if classes is None else {part: classes}
+        for name in some:
+            here = {part: features.pop(name) for part, features in held.items()}
+            for part, queries in here.items():
+                own, num_classes = part == bank, widths[SOFTMAX]
+                nearest = knn_predictions(
+                    here[bank], taught.to(device), queries, k=k, leave_one_out=own, block=block, classes=num_classes
+                )
+                found[part].append(nearest.cpu())
+            del here, queries  # before the next pass makes room
+    return {
+        part: Depths(
+            probes=probes,
+            depth=prediction_depth(torch.stack(found[part]), said[part]),
+            accuracy=tuple(float((one == labels).double().mean()) for one in found[part]),
         )
-        probes.append(found)
-        accuracy.append(float((found == truth).double().mean()) if truth is not None else float("nan"))
-    return Depths(probes=tuple(features), depth=prediction_depth(torch.stack(probes), final), accuracy=tuple(accuracy))
+        for part, (_, labels) in parts.items()
+    }
+
+
+def _passes(sizes: Mapping[str, int], limit: int) -> list[tuple[str, ...]]:
+    """Probes in their order, in as few groups as the sum of a group's sizes allows; a group has one at least."""
+    groups: list[tuple[str, ...]] = []
+    room = -1
+    for name, size in sizes.items():
+        if size > room:
+            groups.append(())
+            room = limit
+        groups[-1] += (name,)
+        room -= size
+    return groups
+
+
+def _room(device: torch.device, needed: int) -> torch.device:
+    """The device, if it has free memory for twice as many bytes; else the CPU."""
+    if device.type == "cuda" and 2 * needed <= torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")

@@ -25,22 +25,27 @@ Definition = Literal["modern", "li_bowling", "nil"]
 DEFINITIONS: tuple[Definition, ...] = ("modern", "li_bowling", "nil")
 
 
-def edit_distances(one: Tensor, other: Tensor) -> Tensor:
+def edit_distances(one: Tensor, other: Tensor, lengths: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Levenshtein distances of messages (Wagner & Fischer 1974), each cell of the table for all pairs at once, (...).
 
     Args:
         one: symbols, (..., L).
         other: symbols, (..., M), of a shape that broadcasts with that of ``one``.
+        lengths: how many symbols of each message of ``one`` and of ``other`` count, (...) each; None: all.
     """
     shape = torch.broadcast_shapes(one.shape[:-1], other.shape[:-1])
-    above = [torch.full(shape, place, device=one.device) for place in range(other.shape[-1] + 1)]
+    rows = [[torch.full(shape, place, device=one.device) for place in range(other.shape[-1] + 1)]]
     for row in range(one.shape[-1]):
-        line = [torch.full(shape, row + 1, device=one.device)]
+        above, line = rows[-1], [torch.full(shape, row + 1, device=one.device)]
         for column in range(other.shape[-1]):
             change = above[column] + (one[..., row] != other[..., column])
             line.append(torch.minimum(torch.minimum(above[column + 1], line[column]) + 1, change))
-        above = line
-    return above[-1]
+        rows.append(line)
+    if lengths is None:
+        return rows[-1][-1]
+    table = torch.stack([cell for line in rows for cell in line], -1)  # a cell is the distance of two beginnings
+    place = (lengths[0] * (other.shape[-1] + 1) + lengths[1]).expand(shape)
+    return table.gather(-1, place[..., None])[..., 0]
 
 
 def topographic_similarity(meanings: Tensor, messages: Tensor, definition: Definition = "modern") -> Tensor:
@@ -75,9 +80,9 @@ def topographic_similarity(meanings: Tensor, messages: Tensor, definition: Defin
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks along the last axis in float64; equal values share the mean of their ranks."""
-    ordered = values.sort(-1).values
-    below, upto = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
-    return (below + upto + 1).double() / 2
+    from scipy.stats import rankdata  # here: it takes a second, and players and receivers need none of it
+
+    return torch.from_numpy(rankdata(values.cpu().numpy(), axis=-1)).to(values.device)
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:

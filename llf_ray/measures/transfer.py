@@ -17,11 +17,11 @@ from torch import Tensor
 from llf_ray.config import SettingError, check_number
 from llf_ray.measures.features import Labelled
 
-__all__ = ["Probe", "Scale", "Transfer", "fit_probes", "linear_probe", "split"]
+__all__ = ["ProbeTraining", "Scale", "Transfer", "fit_probes", "linear_probe", "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class ProbeTraining:
     """How a probe is trained: SGD with momentum, without decay, under one cosine."""
 
     rates: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
@@ -85,7 +85,7 @@ def linear_probe(
     test: Labelled,
     validation: Labelled | None = None,
     *,
-    settings: Probe = Probe(),
+    settings: ProbeTraining = ProbeTraining(),
     seed: int = 0,
 ) -> Transfer:
     """Fit a linear layer for every rate, choose the rate on held-out examples, score on test.
@@ -162,7 +162,7 @@ def fit_probes(
     num_classes: int,
     rates: Sequence[float],
     *,
-    settings: Probe = Probe(),
+    settings: ProbeTraining = ProbeTraining(),
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Linear layers of the smallest cross-entropy, (R, C, D) and (R, C), from zero; one for each rate, all in one go.

@@ -14,7 +14,7 @@ from typing import Any
 from llf_ray.config import SettingError, fingerprint, unknown
 from llf_ray.data.base import DataSet, anchored
 from llf_ray.journal import replace_text
-from llf_ray.studies.measure import Found, Protocol, check_targets, measure_run, open_subject
+from llf_ray.studies.measure import Measurement, Protocol, check_targets, measure_run, open_subject
 from llf_ray.tasks.classification import Classification
 
 __all__ = ["Examination", "check_examination", "examine", "examined", "is_examined"]
@@ -103,7 +103,7 @@ def examine(run_folder: Path, settings: Examination) -> dict[str, float]:
     return values
 
 
-def _headlines(found: Mapping[str, Found], settings: Examination) -> dict[str, float]:
+def _headlines(found: Mapping[str, Measurement], settings: Examination) -> dict[str, float]:
     """The values that a study compares, by its names for them."""
     names = {
         **{("transfer", f"{target}/accuracy"): f"transfer/{target}" for target in settings.targets},

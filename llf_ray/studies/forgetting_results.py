@@ -506,16 +506,18 @@ def _no_negative(found: Findings, arm: str) -> Found:
         return untestable(claim, "the networks that it needs were not examined")
     ours = ", ".join(f"{value:.3g}" for value in smallest.values()) + " by seed (largest: "
     ours += ", ".join(f"{value:.3g}" for value in largest.values()) + ")"
-    # what a search to one per cent of the spectrum's width cannot tell from zero
     share = {seed: value / largest[seed] for seed, value in smallest.items() if largest.get(seed, 0.0) > 0}
     change = against(share, dict.fromkeys(share, 0.0))
     if change.interval is None:
         return untestable(claim, "an interval needs three seeds", ours)
-    low, high = (100 * end for end in change.interval)
-    ours += f"; smallest over largest: {low:.2f} to {high:.2f} %"
-    if low > -1:
-        return Found(claim=claim, ours=ours, verdict="reproduced")
-    return Found(claim=claim, ours=ours, verdict="not reproduced", why="the interval reaches below -1 % of the largest")
+    low, high = change.interval
+    ours += f"; smallest over largest: {100 * low:.2f} to {100 * high:.2f} %"
+    # what the search cannot tell from zero: it stops at a residual of this share of the spectrum's width
+    margin = found.study.examination.protocol.tolerance
+    edge = f"below -{100 * margin:g} % of the largest"
+    if min(low, *share.values()) >= -margin:
+        return Found(claim=claim, ours=f"{ours}, none {edge}", verdict="reproduced")
+    return Found(claim=claim, ours=ours, verdict="not reproduced", why=f"the interval reaches {edge}")
 
 
 def _slim_claim(found: Findings) -> Found:

@@ -36,6 +36,7 @@ from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
 from llf_ray.studies.claims import QUICK, judge
 from llf_ray.studies.compare import Against, against
+from llf_ray.studies.show import markdown_table
 from llf_ray.tasks.language_game import LanguageGame, li_bowling
 from llf_ray.train.folder import create, open_run
 from llf_ray.train.state import Run
@@ -354,7 +355,7 @@ def _probe(study: LanguageStudy, folder: Path) -> None:
 
 def _without_nan(values: np.ndarray) -> list[Any]:
     """Nested lists with None for NaN, which is no JSON."""
-    plain: list[Any] = np.where(np.isnan(values), None, values).tolist()
+    plain: list[Any] = np.where(np.isnan(values), np.array(None), values).tolist()
     return plain
 
 
@@ -429,7 +430,7 @@ def _game_steps(plan: Plan) -> Iterator[tuple[int, int]]:
 def _known(probe: Mapping[str, Any]) -> np.ndarray:
     """Where both halves had something right before a perturbation, (S, T), in the second half of training."""
     late: np.ndarray = np.array(probe["before"])[:, len(probe["steps"]) // 2 :]
-    known: np.ndarray = np.logical_and.reduce(late > 0, axis=-1)
+    known: np.ndarray = np.all(late > 0, axis=-1)
     return known
 
 
@@ -547,29 +548,27 @@ def _table(result: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
     arms = {name: result["arms"][name] for name in chosen}
     keys = [key for key in SCORES if key in arms[chosen[0]]["scores"]]
     columns = ["method", "game steps", "all steps", *(SCORES[key] for key in keys), "similarity minus none"]
-    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    rows = []
     for name, arm in arms.items():
         cells = [name.removeprefix("base: "), f"{arm['game_steps']:,}", f"{arm['optimizer_steps']:,}"]
         cells += [_with_interval(arm["means"][key]) for key in keys]
         difference = arm["minus_none"]["topographic_similarity"]
         cells.append("" if name in (NONE, "base: none") else _with_interval(difference, sign=True))
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
     by_seed = []
     for name, arm in arms.items():
         values = " / ".join(f"{value:.3f}" for value in arm["scores"]["topographic_similarity"].values())
         by_seed.append(f"{name.removeprefix('base: ')} {values}")
-    return [*lines, "", f"Topographic similarity by seed: {'; '.join(by_seed)}."]
+    return [*markdown_table(columns, rows), "", f"Topographic similarity by seed: {'; '.join(by_seed)}."]
 
 
 def _probe_table(result: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "| perturbation (half of the weights) | compositional half kept | holistic half kept | difference |",
-        "|---|---:|---:|---:|",
-    ]
+    columns = ["perturbation (half of the weights)", "compositional half kept", "holistic half kept", "difference"]
+    rows = []
     for name, found in result["probe"]["selectivity"].items():
         kept = ["-" if value is None else f"{value:.3f}" for value in found["retention"]]
-        lines.append(f"| {name} | {kept[0]} | {kept[1]} | {_with_interval(found, sign=True)} |")
-    return lines
+        rows.append([name, *kept, _with_interval(found, sign=True)])
+    return markdown_table(columns, rows)
 
 
 def _probe_words(probe: Mapping[str, Any]) -> str:

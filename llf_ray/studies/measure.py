@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from llf_ray.engine.digest import MODULUS, digest_of
 from llf_ray.journal import FRACTIONS, Journal, read_run, replace_text
 from llf_ray.measures.calibration import calibration
 from llf_ray.measures.curvature import curvature
-from llf_ray.measures.depth import numbered_blocks, prediction_depths
+from llf_ray.measures.depth import Examples, numbered_blocks, prediction_depths
 from llf_ray.measures.features import Labelled, class_scores, pooled_features
 from llf_ray.measures.few_shot import check_few_shot, few_shot
 from llf_ray.measures.norms import layer_norms
@@ -44,7 +45,7 @@ from llf_ray.train.folder import load_module
 
 __all__ = [
     "MEASURES",
-    "Found",
+    "Measurement",
     "Protocol",
     "Subject",
     "check_targets",
@@ -141,7 +142,7 @@ class Taken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Measurement:
     """A measure of a run as its file has it; ``about``: all that it depends on, ``again``: read back."""
 
     measure: str
@@ -161,17 +162,18 @@ def _depth(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
     chosen = {role: subject.drawn(role, protocol.examples, protocol) for role in ROLES if role != "validation"}
     # the bank has the classes that the network was taught
     labels = {role: torch.from_numpy(subject.task.labels(role)[places]) for role, places in chosen.items()}
-    bank = subject.images("train", chosen["train"]), labels["train"]
-    held_out = prediction_depths(subject.network, *bank, subject.images("test", chosen["test"]), labels["test"])
-    own = prediction_depths(subject.network, subject.images("train", chosen["train"]), labels["train"])
+    parts: dict[str, Examples] = {
+        role: (partial(subject.images, role, places), labels[role]) for role, places in chosen.items()
+    }
+    found = prediction_depths(subject.network, parts, bank="train")
     return Taken(
-        values={"mean": held_out.mean, "train_mean": own.mean},
+        values={"mean": found["test"].mean, "train_mean": found["train"].mean},
         more={},
         details={
-            "probes": held_out.probes,
+            "probes": found["test"].probes,
             **{
-                role: {"mean": found.mean, "histogram": found.histogram, "accuracy": found.accuracy}
-                for role, found in (("test", held_out), ("train", own))
+                role: {"mean": one.mean, "histogram": one.histogram, "accuracy": one.accuracy}
+                for role, one in found.items()
             },
         },
         notes=()
@@ -412,7 +414,7 @@ def measure_run(
     protocol: Protocol = Protocol(),
     targets: Targets | None = None,
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, Found]:
+) -> dict[str, Measurement]:
     """Take measures of a run, or read them back; each is written as soon as it is there.
 
     Args:
@@ -436,7 +438,7 @@ def measure_run(
             begun = time.perf_counter()
             taken = MEASURES[name].take(subject, protocol, others)
             seconds = time.perf_counter() - begun
-            kept = Found(measure=name, about=about, taken=taken, seconds=seconds, again=False)
+            kept = Measurement(measure=name, about=about, taken=taken, seconds=seconds, again=False)
             _write(subject, kept, protocol)
         found[name] = kept
     return found
@@ -458,19 +460,19 @@ def _about(subject: Subject, name: str, protocol: Protocol, targets: Targets) ->
     return dict(json.loads(json.dumps(about)))
 
 
-def _kept(path: Path, about: Mapping[str, Any]) -> Found | None:
+def _kept(path: Path, about: Mapping[str, Any]) -> Measurement | None:
     """What a file has, where it is about the same."""
     try:
         plain = json.loads(path.read_text())
         if plain["about"] != about:
             return None
         taken = Taken(**{name: plain[name] for name in ("values", "more", "details")}, notes=tuple(plain["notes"]))
-        return Found(measure=about["measure"], about=about, taken=taken, seconds=plain["seconds"], again=True)
+        return Measurement(measure=about["measure"], about=about, taken=taken, seconds=plain["seconds"], again=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(subject: Subject, found: Found, protocol: Protocol) -> None:
+def _write(subject: Subject, found: Measurement, protocol: Protocol) -> None:
     folder = subject.folder / FOLDER
     folder.mkdir(exist_ok=True)
     plain = {"about": found.about, **asdict(found.taken), "seconds": found.seconds}
@@ -492,7 +494,7 @@ def _label(name: str, protocol: Protocol) -> str:
     return "/".join([name, *changed])
 
 
-def _draw(found: Mapping[str, Found], folder: Path) -> None:
+def _draw(found: Mapping[str, Measurement], folder: Path) -> None:
     """The picture of a measure that has one, of one run or several."""
     first = next(iter(found.values()))
     title = f"{next(iter(found))}: " if len(found) == 1 else ""
@@ -523,7 +525,7 @@ def measure_comparison(
     protocol: Protocol = Protocol(),
     targets: Targets | None = None,
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, dict[int, dict[str, Found]]]:
+) -> dict[str, dict[int, dict[str, Measurement]]]:
     """Measures of every training of a comparison: arm, seed, measure. Written into its folder as table, numbers and
     figures.
 
@@ -554,7 +556,7 @@ def measure_comparison(
     return found
 
 
-def _together(found: Sequence[Found]) -> Found:
+def _together(found: Sequence[Measurement]) -> Measurement:
     """One arm's seeds as one, for a picture: counts added up."""
     first = found[0]
     if first.measure == "depth":
@@ -576,7 +578,7 @@ def _joined(bins: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {**bins[0], "number": number, **means}
 
 
-Measured = Mapping[str, Mapping[int, Mapping[str, Found]]]
+Measured = Mapping[str, Mapping[int, Mapping[str, Measurement]]]
 
 
 def _values(found: Measured) -> Iterator[tuple[str, str, dict[str, dict[int, float | None]]]]:
@@ -651,7 +653,7 @@ def _amount(key: str, value: float | None) -> str:
     return f"{100 * value:.2f} %" if key.rpartition("/")[2] in PER_CENT else f"{value:.4g}"
 
 
-def report(name: str, found: Mapping[str, Found]) -> list[RenderableType]:
+def report(name: str, found: Mapping[str, Measurement]) -> list[RenderableType]:
     """A run's measures as tables."""
     table = table_like("measure", "", "value", right=(2,))
     for measure, one in found.items():
@@ -671,7 +673,7 @@ def report(name: str, found: Mapping[str, Found]) -> list[RenderableType]:
     return parts
 
 
-def _details(measure: str, found: Found) -> Table | None:
+def _details(measure: str, found: Measurement) -> Table | None:
     details = found.taken.details
     if measure == "depth":
         table = table_like("probe", "accuracy of 30 neighbours, test", "test images of this depth", right=(1, 2))

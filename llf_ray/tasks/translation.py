@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from llf_ray.config import check_number, unknown
 from llf_ray.data.order import Draw, Indices, below, uniform
 from llf_ray.data.synthetic_languages import BEGIN, END, LONGEST, PAD, SyntheticLanguages
+from llf_ray.measures.language import edit_distances
 from llf_ray.nn.translator import Translator
 from llf_ray.plan import BACK_TRANSLATIONS
 from llf_ray.tasks.base import Role, Tally, tally
 
-__all__ = ["Recurrent", "Sentences", "Translation", "tiny", "word_errors"]
+__all__ = ["Recurrent", "Sentences", "Translation", "tiny"]
 
 _PAIRS = 23  # the word that keeps these draws apart from other users of the same seed
 LIMIT = LONGEST + 1  # words of a translation, END included
@@ -141,18 +142,13 @@ class Translation:
         said = model.translate(batch.source, batch.begin, LIMIT, END)
         target = F.pad(batch.target, (0, LIMIT - batch.target.shape[1]), value=PAD)
         exact = (said == target).all(1)
-        edits = torch.tensor(
-            [word_errors(one, other) for one, other in zip(_words(said), _words(target), strict=True)],
-            device=exact.device,
-        )
-        lengths = torch.tensor([len(words) for words in _words(target)])
+        lengths = _lengths(batch.target)
+        edits = edit_distances(_cut(said), batch.target, (_lengths(said), lengths))
         by_direction: dict[str, Tally] = {}
         for begin, language in zip(BEGIN, LANGUAGES, strict=True):
             chosen = batch.begin == begin
             by_direction[f"exact_match_to_{language}"] = tally(exact[chosen])
-            by_direction[f"word_errors_to_{language}"] = Tally(
-                edits[chosen].double().sum(), int(lengths[chosen.cpu()].sum())
-            )
+            by_direction[f"word_errors_to_{language}"] = Tally(edits[chosen].double().sum(), int(lengths[chosen].sum()))
         return {
             "exact_match": tally(exact),
             "word_errors": Tally(edits.double().sum(), int(lengths.sum())),
@@ -199,17 +195,6 @@ class Translation:
             yield _batch(rows, device)
 
 
-def word_errors(said: list[int], true: list[int]) -> int:
-    """The fewest words to put in, take out or exchange that make one sentence of another (Levenshtein)."""
-    above = list(range(len(true) + 1))
-    for place, word in enumerate(said, 1):
-        row = [place]
-        for column, other in enumerate(true, 1):
-            row.append(min(above[column] + 1, row[-1] + 1, above[column - 1] + (word != other)))
-        above = row
-    return above[-1]
-
-
 @lru_cache(maxsize=6)
 def _both_ways(data: SyntheticLanguages, role: Role) -> dict[str, Indices]:
     """Every pair of a role as two items: to the second language, and to the first."""
@@ -237,10 +222,9 @@ def _given(batch: Sentences) -> Tensor:
     return torch.cat((batch.begin[:, None], batch.target[:, :-1]), 1)
 
 
-def _words(ids: Tensor) -> list[list[int]]:
-    """Sentences up to their END, without it."""
-    rows = ids.tolist()
-    return [row[: row.index(END)] if END in row else [word for word in row if word != PAD] for row in rows]
+def _lengths(ids: Tensor) -> Tensor:
+    """Words of sentences up to their END, behind which is padding alone, (batch,)."""
+    return ((ids != PAD) & (ids != END)).sum(1)
 
 
 tiny = Translation(

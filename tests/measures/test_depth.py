@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -9,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from llf_ray.config import SettingError
+from llf_ray.measures import depth
 from llf_ray.measures.depth import (
     knn_predictions,
     numbered_blocks,
@@ -102,9 +107,9 @@ def test_nested_blocks_are_probed_one_by_one(name: str, number: int, stem: str, 
 def test_behind_a_dense_layer_is_all_that_the_next_one_sees() -> None:
     network = timm.create_model("densenet121", growth_rate=4, block_config=(2, 3)).eval()
     images, names = torch.randn(3, 3, 32, 32), residual_probes(network)
-    features, _ = probe_features(network, [images], names)
+    features, _ = probe_features(network, [images], names, 3)
     assert [features[name].shape[1] for name in names] == [8, 12, 16, 12, 16, 20]
-    whole, _ = probe_features(network, [images], ("features.denseblock1", "features.denseblock2"))
+    whole, _ = probe_features(network, [images], ("features.denseblock1", "features.denseblock2"), 3)
     for block, layer in (("1", "denselayer2"), ("2", "denselayer3")):
         name = f"features.denseblock{block}"
         torch.testing.assert_close(features[f"{name}.{layer}"], whole[name])
@@ -121,7 +126,7 @@ def test_places_and_not_channels_are_pooled_where_channels_come_last(name: str, 
     seen: list[Tensor] = []
     network.get_submodule(last).register_forward_hook(lambda module, given, output: seen.append(output))
     names = residual_probes(network)
-    features, _ = probe_features(network, [torch.randn(3, 3, 32, 32)], names)
+    features, _ = probe_features(network, [torch.randn(3, 3, 32, 32)], names, 3)
     assert [features[name].shape[1] for name in names] == [12, 12, 24, 24]
     torch.testing.assert_close(features[last], seen[0].reshape(3, -1, 24).mean(1))
 
@@ -130,7 +135,7 @@ def test_a_module_that_gives_no_tensor_is_named() -> None:
     network = torch.nn.LSTM(4, 2)
     wrapped = torch.nn.Sequential(network)
     with pytest.raises(SettingError, match="module '0' gives a tuple, no tensor: it cannot be probed"):
-        probe_features(wrapped, [torch.randn(2, 3, 4)], ("0",))
+        probe_features(wrapped, [torch.randn(2, 3, 4)], ("0",), 2)
 
 
 def test_what_a_network_says_early_is_shallow_and_what_its_last_layer_decides_is_deep() -> None:
@@ -153,21 +158,78 @@ def test_what_a_network_says_early_is_shallow_and_what_its_last_layer_decides_is
     x[:200, 2] = 40.0
     network = Product().eval()
     labels = network(x).argmax(1)
-    found = prediction_depths(network, [x[:250], x[250:]], labels, names=("first", "second"), k=9)
+    train = (lambda: [x[:250], x[250:]], labels)
+    found = prediction_depths(network, {"train": train}, bank="train", names=("first", "second"), k=9)["train"]
     assert found.probes == ("input", "first", "second", "softmax")
     easy = labels == 2
     assert found.depth[easy].double().mean() < 0.2
     assert 0.5 < found.depth[~easy].double().mean() <= 2.0
     assert sum(found.histogram) == 600
     assert found.accuracy[2] >= found.accuracy[0]
-    held_out = prediction_depths(network, [x], labels, [x[:100]], labels[:100], names=("first", "second"), k=1)
-    assert held_out.mean == 0.0, "with themselves in the bank, all are told at once"
+    parts = {"train": train, "test": (lambda: [x[:100]], labels[:100])}
+    both = prediction_depths(network, parts, bank="train", names=("first", "second"), k=1)
+    assert both["test"].mean == 0.0, "with themselves in the bank, all are told at once"
+    assert both["train"].mean > 0.1
+
+
+def test_depths_do_not_depend_on_how_many_features_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held is counted where it is searched in: never more than the limit, and the bank is seen once a pass."""
+    network = ResNet(num_classes=3, widths=(4, 8), blocks=(1, 2)).eval()
+    x, labels = torch.randn(70, 3, 8, 8), torch.arange(70) % 3
+    seen = {"train": 0, "test": 0}
+
+    def inputs(part: str, images: Tensor) -> Iterator[Tensor]:
+        seen[part] += 1
+        yield from images.split(16)
+
+    parts = {
+        "train": (partial(inputs, "train", x[:40]), labels[:40]),
+        "test": (partial(inputs, "test", x[40:]), labels[40:]),
+    }
+    sizes = [4 * 70 * width for width in (192, 4, 4, 8, 8, 3)]  # input, stem, three blocks, softmax
+    made: list[int] = []
+
+    def counted(*how: Any) -> tuple[dict[str, Tensor], Tensor | None]:
+        features, said = probe_features(*how)
+        made.append(sum(values.nbytes for values in features.values()))
+        return features, said
+
+    monkeypatch.setattr(depth, "probe_features", counted)
+    results = []
+    for limit, passes in ((sum(sizes), 1), (sum(sizes) - 1, 2), (sizes[3] + sizes[4], 3), (sizes[3], 5), (1, 6)):
+        seen.update(train=0, test=0)
+        made.clear()
+        results.append(prediction_depths(network, parts, bank="train", k=3, limit=limit))
+        assert seen == {"train": passes + 1, "test": passes}, "and the bank's first batch once, for the widths"
+        together = [sum(made[place : place + 2]) for place in range(1, len(made), 2)]
+        assert len(together) == passes
+        assert all(held <= limit or held in sizes for held in together), "one probe at least"
+        assert sum(together) == sum(sizes)
+    for found in results[1:]:
+        for part in parts:
+            assert torch.equal(found[part].depth, results[0][part].depth)
+            assert found[part].accuracy == results[0][part].accuracy
+
+
+def test_features_lie_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    card, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert [depth._room(card, needed) for needed in (400, 500, 501)] == [card, card, cpu]
+    assert depth._room(cpu, 1) == cpu
+
+
+def test_as_many_inputs_as_classes_are_needed() -> None:
+    network = ResNet(num_classes=3, widths=(4,), blocks=(1,)).eval()
+    for number, said in ((5, "more inputs where there should be 5"), (7, "6 inputs where there should be 7")):
+        with pytest.raises(ValueError, match=said):
+            probe_features(network, torch.randn(6, 3, 8, 8).split(4), ("input", "softmax"), number)
 
 
 def test_features_are_those_of_the_modules() -> None:
     network = ResNet(num_classes=3, widths=(4, 8), blocks=(1, 1)).eval()
     images = torch.randn(6, 3, 16, 16)
-    features, said = probe_features(network, [images[:4], images[4:]], residual_probes(network))
+    probes = ("input", *residual_probes(network), "softmax")
+    features, said = probe_features(network, [images[:4], images[4:]], probes, 6)
     assert {name: value.shape[1] for name, value in features.items()} == {
         "input": 768,
         "bn1": 4,
@@ -177,5 +239,8 @@ def test_features_are_those_of_the_modules() -> None:
     }
     with torch.no_grad():
         torch.testing.assert_close(features["softmax"], network(images).softmax(1))
+        assert said is not None
         assert torch.equal(said, network(images).argmax(1))
+    assert torch.equal(features["input"], images.flatten(1))
+    assert probe_features(network, [images], ("input",), 6)[1] is None
     assert not any(module._forward_hooks for module in network.modules())

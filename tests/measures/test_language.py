@@ -43,6 +43,21 @@ def test_edit_distances_are_levenshtein_s() -> None:
     assert shifted == 2  # where Hamming says 4
 
 
+def test_messages_of_any_length_have_the_distance_of_what_counts() -> None:
+    random = torch.Generator().manual_seed(1)
+    one, other = (torch.randint(3, (300, length), generator=random) for length in (5, 6))
+    lengths = [torch.randint(message.shape[1] + 1, (300,), generator=random) for message in (one, other)]
+    cut = [
+        [tuple(row[:length]) for row, length in zip(message.tolist(), upto.tolist(), strict=True)]
+        for message, upto in zip((one, other), lengths, strict=True)
+    ]
+    expected = [levenshtein(a, b) for a, b in zip(*cut, strict=True)]
+    assert edit_distances(one, other, (lengths[0], lengths[1])).tolist() == expected
+    assert {len(a) for a in cut[0]} == set(range(6)), "empty ones too"
+    first = edit_distances(one, other[:1], (lengths[0], lengths[1][:1]))  # all against one
+    assert first.tolist() == [levenshtein(a, cut[1][0]) for a in cut[0]]
+
+
 @pytest.mark.parametrize("definition", ["modern", "li_bowling", "nil"])
 def test_topographic_similarity_is_scipy_s_correlation(definition: str) -> None:
     languages = random_languages(3)

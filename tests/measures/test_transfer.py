@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llf_ray.config import SettingError
 from llf_ray.measures.features import Labelled
-from llf_ray.measures.transfer import Probe, Scale, fit_probes, linear_probe, split
+from llf_ray.measures.transfer import ProbeTraining, Scale, fit_probes, linear_probe, split
 
 
 def clouds(number: int, seed: int, *, classes: int = 6, width: int = 20, apart: float = 1.0) -> Labelled:
@@ -22,7 +22,9 @@ def clouds(number: int, seed: int, *, classes: int = 6, width: int = 20, apart: 
     return Labelled(3 + 5 * (centres[labels] + torch.randn(number, width, generator=random)), labels)
 
 
-def by_torch(features: Tensor, labels: Tensor, classes: int, rate: float, settings: Probe, seed: int) -> nn.Linear:
+def by_torch(
+    features: Tensor, labels: Tensor, classes: int, rate: float, settings: ProbeTraining, seed: int
+) -> nn.Linear:
     """One layer by torch.optim.SGD and the same batches."""
     layer = nn.Linear(features.shape[1], classes).double()
     nn.init.zeros_(layer.weight)
@@ -41,7 +43,7 @@ def by_torch(features: Tensor, labels: Tensor, classes: int, rate: float, settin
 
 
 def test_every_rate_gets_the_weights_that_it_would_get_alone_by_torchs_sgd() -> None:
-    data, settings = clouds(70, 0), Probe(batch=16, epochs=5)
+    data, settings = clouds(70, 0), ProbeTraining(batch=16, epochs=5)
     features = Scale.of(data.values)(data.values).double()
     rates = (0.01, 0.3, 2.0)
     weight, bias = fit_probes(features, data.labels, 6, rates, settings=settings, seed=4)
@@ -65,7 +67,7 @@ def test_a_probe_is_as_good_as_logistic_regression(apart: float) -> None:
 def test_test_examples_choose_nothing() -> None:
     """With test labels that are wrong on purpose, the chosen rate and the held-out scores are the same."""
     train, test = clouds(200, 0, apart=0.5), clouds(100, 1, apart=0.5)
-    settings = Probe(epochs=5)
+    settings = ProbeTraining(epochs=5)
     found = linear_probe(train, test, settings=settings)
     turned = linear_probe(train, Labelled(test.values, 5 - test.labels), settings=settings)
     assert (found.rate, found.validation) == (turned.rate, turned.validation)
@@ -74,7 +76,7 @@ def test_test_examples_choose_nothing() -> None:
 
 
 def test_after_a_split_the_chosen_rate_is_fitted_on_all_of_train() -> None:
-    train, test, settings = clouds(120, 0, apart=0.6), clouds(300, 1, apart=0.6), Probe(epochs=6, rates=(0.5,))
+    train, test, settings = clouds(120, 0, apart=0.6), clouds(300, 1, apart=0.6), ProbeTraining(epochs=6, rates=(0.5,))
     found = linear_probe(train, test, settings=settings, seed=3)
     scale = Scale.of(train.values)
     layer = by_torch(scale(train.values).double(), train.labels, 6, 0.5, settings, 3)
@@ -85,7 +87,7 @@ def test_after_a_split_the_chosen_rate_is_fitted_on_all_of_train() -> None:
 
 def test_the_data_sets_own_validation_part_chooses_where_it_is_given() -> None:
     train, test, own = clouds(120, 0), clouds(60, 1), clouds(60, 2)
-    settings = Probe(epochs=3)
+    settings = ProbeTraining(epochs=3)
     found = linear_probe(train, test, own, settings=settings)
     scale = Scale.of(train.values)
     weight, bias = fit_probes(scale(train.values), train.labels, 6, (1.0,), settings=settings)
@@ -95,14 +97,14 @@ def test_the_data_sets_own_validation_part_chooses_where_it_is_given() -> None:
 
 def test_a_rate_that_runs_away_is_not_chosen() -> None:
     train, test = clouds(120, 0, apart=0.6), clouds(60, 1, apart=0.6)
-    found = linear_probe(train, test, settings=Probe(rates=(1.0, 3e38), epochs=50, batch=32))
+    found = linear_probe(train, test, settings=ProbeTraining(rates=(1.0, 3e38), epochs=50, batch=32))
     assert found.rate == 1.0
     assert found.validation[3e38] == 0.0
 
 
 def test_size_and_place_of_features_do_not_matter() -> None:
     train, test = clouds(100, 0), clouds(50, 1)
-    settings = Probe(epochs=5)
+    settings = ProbeTraining(epochs=5)
     found = linear_probe(train, test, settings=settings)
     moved = [Labelled(64 * part.values - 1024, part.labels) for part in (train, test)]
     assert linear_probe(*moved, settings=settings) == found
@@ -126,4 +128,4 @@ def test_what_cannot_be_probed_says_why() -> None:
     with pytest.raises(ValueError, match="train: examples of two classes or more are needed"):
         linear_probe(clouds(12, 0, classes=1), train)
     with pytest.raises(SettingError, match="rates = \\(\\)"):
-        Probe(rates=())
+        ProbeTraining(rates=())

@@ -63,7 +63,8 @@ def test_an_examination_is_what_the_measures_give_one_by_one(run: Path) -> None:
     places = {role: subject.drawn(role, 35, HOW.protocol) for role in ("train", "test")}
     of = {role: list(subject.batches(role, chosen=chosen)) for role, chosen in places.items()}  # type: ignore[arg-type]
     (bank, bank_labels), (held_out, truth) = (map(torch.cat, zip(*of[role], strict=True)) for role in ("train", "test"))
-    wanted["depth"] = prediction_depths(subject.network, [bank], bank_labels, [held_out], truth).mean
+    parts = {"train": (lambda: [bank], bank_labels), "test": (lambda: [held_out], truth)}
+    wanted["depth"] = prediction_depths(subject.network, parts, bank="train")["test"].mean
     some = list(subject.batches("train", chosen=subject.drawn("train", 12, HOW.protocol)))
     bent = curvature(
         subject.network,
@@ -91,9 +92,9 @@ def test_what_is_found_does_not_depend_on_what_else_is_asked(run: Path) -> None:
 def test_the_bank_of_depths_has_the_classes_that_were_taught(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     banks = []
 
-    def looked(network, images, labels, *rest):  # type: ignore[no-untyped-def]
-        banks.append(labels)
-        return prediction_depths(network, images, labels, *rest)
+    def looked(network, parts, bank):  # type: ignore[no-untyped-def]
+        banks.append(parts[bank][1])
+        return prediction_depths(network, parts, bank=bank)
 
     monkeypatch.setattr(measure, "prediction_depths", looked)
     subject = open_subject(run)
@@ -102,7 +103,7 @@ def test_the_bank_of_depths_has_the_classes_that_were_taught(run: Path, monkeypa
     right = torch.from_numpy(tiny.data.load("train").labels)
     assert not torch.equal(taught, right), "half of them were drawn anew"
     assert all(torch.equal(bank, taught) for bank in banks)
-    assert len(banks) == 2
+    assert len(banks) == 1
 
 
 @pytest.mark.parametrize("order", ["taking turns", "sorted"])

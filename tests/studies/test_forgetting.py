@@ -571,6 +571,29 @@ def test_fewer_than_three_seeds_and_wide_intervals_reproduce_nothing(smallest, s
     assert (judged["negative"], judged["pruning_keeps"]) == verdicts
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "verdict", "words"),
+    [
+        (1e-2, "reproduced", "none below -1 % of the largest"),
+        (1e-3, "not reproduced", "the interval reaches below -0.1 % of the largest"),
+    ],
+)
+def test_an_eigenvalue_is_negative_as_far_as_the_search_can_tell(tolerance, verdict, words, trained) -> None:
+    """Half a per cent below zero: nothing to a search to one per cent, and something to one to a tenth of that."""
+    folder, study, _ = trained
+    examination = replace(study.examination, protocol=replace(study.examination.protocol, tolerance=tolerance))
+    seal = {"curvature/smallest": of([-0.05, -0.05, -0.051]), "curvature/largest": of([10.0] * 3)}
+    study = replace(study, size="small", examination=examination)
+    found = replace(findings(folder, study), examined={"seal": seal})
+    (judged,) = [one for one in claims(found) if one.claim.name == "negative"]
+    assert judged.verdict == verdict
+    assert words in f"{judged.ours}; {judged.why}"
+    # one of five seeds far below, though the interval of the mean is not
+    seal = {"curvature/smallest": of([0.1, 0.1, 0.1, 0.1, -0.15]), "curvature/largest": of([10.0] * 5)}
+    found = replace(found, examined={"seal": seal})
+    assert [one.verdict for one in claims(found) if one.claim.name == "negative"] == ["not reproduced"]
+
+
 def test_the_command_says_what_is_wrong(tmp_path) -> None:
     result = CliRunner().invoke(main, ["study", "forgetting", "--seeds", "0", "--folder", str(tmp_path)])
     assert result.exit_code == 2

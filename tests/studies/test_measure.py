@@ -64,7 +64,7 @@ def test_measures_of_a_run_are_printed_kept_drawn_and_journalled(run: Path) -> N
         assert words in result.output
     subject = study.open_subject(run)
     labels = torch.from_numpy(tiny.data.load("train").labels)
-    own = prediction_depths(subject.network, subject.images("train"), labels)
+    own = prediction_depths(subject.network, {"own": (lambda: subject.images("train"), labels)}, bank="own")["own"]
     assert kept(run, "depth")["values"]["train_mean"] == own.mean
     about = kept(run, "depth")["about"]
     assert about["checkpoint"] == "last step"

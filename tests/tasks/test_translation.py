@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +20,7 @@ from llf_ray.nn.translator import Translator
 from llf_ray.plan import BACK_TRANSLATIONS
 from llf_ray.recipes.back_translation import BackTranslation
 from llf_ray.run import prepare
-from llf_ray.tasks.translation import Sentences, Translation, tiny, word_errors
+from llf_ray.tasks.translation import Sentences, Translation, tiny
 from llf_ray.train.folder import create
 from tests.local import ADAMW, carry, final, journal, resumed, same_bits, settings, stopping_at, whole
 
@@ -79,28 +78,6 @@ def test_ranks_of_equal_shares_have_the_mean_loss_of_their_batch() -> None:
     whole_loss, _ = tiny.loss(model, batch_of(tiny, "train", list(range(12))))
     parts = [tiny.loss(model, batch_of(tiny, "train", list(range(start, start + 6))))[0] for start in (0, 6)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole_loss)
-
-
-@pytest.mark.parametrize(
-    ("said", "true", "errors"),
-    [([], [], 0), ([], [5, 6], 2), ([5, 6, 7], [], 3), ([5, 7, 6], [5, 6, 7], 2), ([4, 5, 6], [5, 6], 1)],
-)
-def test_word_errors_are_the_fewest_edits(said: list[int], true: list[int], errors: int) -> None:
-    assert word_errors(said, true) == errors
-
-
-def test_word_errors_equal_the_recursive_definition() -> None:
-    @cache
-    def slow(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-        if not one or not other:
-            return len(one) + len(other)
-        exchanged = slow(one[1:], other[1:]) + (one[0] != other[0])
-        return min(exchanged, slow(one[1:], other) + 1, slow(one, other[1:]) + 1)
-
-    random = np.random.default_rng(0)
-    for _ in range(40):
-        one, other = (tuple(random.integers(0, 3, random.integers(0, 7)).tolist()) for _ in range(2))
-        assert word_errors(list(one), list(other)) == slow(one, other)
 
 
 def test_scores_count_what_the_network_says(monkeypatch: pytest.MonkeyPatch) -> None:
