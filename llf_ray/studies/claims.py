@@ -7,15 +7,16 @@ have no such source are not here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from llf_ray.studies.compare import Against
 
-__all__ = ["QUICK", "Claim", "Found", "Verdict", "judge", "judged", "untestable"]
+__all__ = ["QUICK", "VERDICTS", "Claim", "Found", "Verdict", "judge", "judged", "untestable"]
 
 Verdict = Literal["reproduced", "not reproduced", "cannot be tested here"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)  # the best first
 QUICK = "The quick size trains for a few epochs: its numbers show that everything works, and nothing else."
 
 
@@ -84,8 +85,7 @@ def judged(
     every = {name: judge(difference, positive=positive, scale=scale) for name, difference in differences.items()}
     named = len(every) > 1
     ours = "; ".join(f"{name} {words}" if named else words for name, (words, _, _) in every.items())
-    order: Sequence[Verdict] = ("cannot be tested here", "not reproduced", "reproduced")
-    worst = min((verdict for _, verdict, _ in every.values()), key=order.index, default=order[0])
+    worst = max((verdict for _, verdict, _ in every.values()), key=VERDICTS.index, default=VERDICTS[-1])
     whys = [f"{name}: {why}" if named else why for name, (_, _, why) in every.items() if why]
     return Found(claim=claim, ours=ours or "not measured", verdict=worst, why="; ".join(whys))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +53,7 @@ from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig, prepare
 from llf_ray.studies.compare import prepare_arms
 from llf_ray.studies.examine import Examination, check_examination, examine, is_examined
+from llf_ray.studies.kept import STUDY, keep, spending
 from llf_ray.studies.measure import Protocol
 from llf_ray.studies.show import check_budgets
 from llf_ray.tasks.models import Normalised
@@ -76,14 +76,13 @@ __all__ = [
     "keep_slim",
     "look",
     "make",
-    "spent",
     "sweep",
 ]
 
 Size = Literal["quick", "small", "paper"]
 SIZES: tuple[Size, ...] = get_args(Size)
 MAIN, SELECTIVE, TINY_IMAGENET = "main", "selective", "tiny_imagenet"
-STUDY, SLIM = "study.json", "slim.json"
+SLIM = "slim.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -663,9 +662,7 @@ def begin(study: ForgettingStudy) -> tuple[Path, list[Run]]:
                 runs.append(open_run(place))
             else:
                 runs.append(create(replace(arms_of[arm], config=config), place, parent=".."))
-    spent_before = spent(folder) if (folder / STUDY).exists() else 0.0
-    about = {"name": study.name, "size": study.size, "seconds": spent_before, "study": to_plain(study)}
-    replace_text(folder / STUDY, json.dumps(about, indent=1))
+    keep(folder, name=study.name, size=study.size, study=to_plain(study))
     names = list(study.trainings())
     return folder, sorted(runs, key=lambda run: names.index(run.folder.name))
 
@@ -704,19 +701,15 @@ def carry_out(
     """Train what is unfinished and examine what is trained, side by side; how each training ended."""
     from llf_ray.cluster.apart import execute_apart, map_apart
 
-    begun = time.time()
-    outcomes: list[Outcome] = []
-    try:
-        outcomes = list(
-            execute_apart(
-                runs,
-                title=study.name,
-                display=display,
-                verbose=verbose,
-                log_file=folder / "driver.log",
-                on_signal=on_signal,
-                on_end=figures.draw_all,
-            )
+    with spending(folder):
+        outcomes = execute_apart(
+            runs,
+            title=study.name,
+            display=display,
+            verbose=verbose,
+            log_file=folder / "driver.log",
+            on_signal=on_signal,
+            on_end=figures.draw_all,
         )
         if any(outcome.state == "stopped" for outcome in outcomes):
             return outcomes
@@ -736,10 +729,6 @@ def carry_out(
             on_end=lambda number: say(f"examined {number} of {len(left)} networks"),
         )
         return outcomes
-    finally:
-        about = json.loads((folder / STUDY).read_text())
-        about["seconds"] += time.time() - begun
-        replace_text(folder / STUDY, json.dumps(about, indent=1))
 
 
 def _look_at(asked: tuple[str, Examination | None, bool]) -> None:
@@ -763,8 +752,3 @@ def keep_slim(run_folder: Path) -> None:
     except SettingError as error:
         about = {"why": str(error)}
     replace_text(run_folder / SLIM, json.dumps(about))
-
-
-def spent(folder: Path) -> float:
-    """Seconds of the driver, all its sessions together."""
-    return float(json.loads((folder / STUDY).read_text())["seconds"])

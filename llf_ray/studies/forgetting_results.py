@@ -21,10 +21,11 @@ from llf_ray.display import duration
 from llf_ray.forget.groups import Both, Select, layout, resolve
 from llf_ray.forget.operations import WEIGHTS
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.claims import QUICK, Claim, Found, judge, judged, untestable
+from llf_ray.studies.claims import QUICK, VERDICTS, Claim, Found, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, markdown, plain, spread
 from llf_ray.studies.examine import examined
-from llf_ray.studies.forgetting import MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, spent, sweep
+from llf_ray.studies.forgetting import MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, sweep
+from llf_ray.studies.kept import spent
 from llf_ray.studies.show import markdown_table, table_like
 
 __all__ = ["Findings", "claims", "document", "findings", "report", "write"]
@@ -713,9 +714,6 @@ def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
         "",
         *markdown_table(columns, rows, left=len(columns)),
     ]
-
-
-VERDICTS = ("reproduced", "not reproduced", "cannot be tested here")
 
 
 def report(found: Findings) -> RenderableType:

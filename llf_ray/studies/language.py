@@ -9,7 +9,6 @@ command carries a stopped study on.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
 from llf_ray.studies.claims import QUICK, judge
 from llf_ray.studies.compare import Against, against
+from llf_ray.studies.kept import STUDY, keep, spending
 from llf_ray.studies.show import markdown_table
 from llf_ray.tasks.language_game import LanguageGame, li_bowling
 from llf_ray.train.folder import create, open_run
@@ -72,7 +72,7 @@ SCORES = {
     "ease": "ease of teaching",
 }
 GAIN = 0.15  # what neural iterated learning is to gain over none: half of what its code gained, see `conclusions`
-STUDY, RESULT, TABLE = "study.json", "result.json", "table.md"
+RESULT, TABLE = "result.json", "table.md"
 TEACHING, PROBE = "teaching.json", "probe.json"
 UNLEARNED = "cannot be tested here, senders never learned one of the halves"
 
@@ -240,8 +240,8 @@ def carry_out(
     """Train what is unfinished, then measure languages and probe, side by side; how each training ended."""
     from llf_ray.cluster.apart import execute_apart, map_apart
 
-    begun, log_file = time.time(), folder / "driver.log"
-    try:
+    log_file = folder / "driver.log"
+    with spending(folder):
         outcomes = execute_apart(
             runs, title=folder.name, display=display, verbose=verbose, log_file=log_file, on_signal=on_signal
         )
@@ -256,8 +256,6 @@ def carry_out(
             on_end=lambda number: say(f"measured {number} of {len(left)} parts"),
         )
         return outcomes
-    finally:
-        _spend(folder, time.time() - begun)
 
 
 def write(study: LanguageStudy, folder: Path) -> tuple[dict[str, Any], list[Path]]:
@@ -284,13 +282,7 @@ def _claim(study: LanguageStudy, folder: Path) -> None:
             f"folder {str(folder)!r} exists and holds no language study; choose another --name or --folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / STUDY, json.dumps({"settings": plain, "seconds": 0.0}, indent=1))
-
-
-def _spend(folder: Path, more: float) -> None:
-    """Add to the seconds that all calls have taken together."""
-    about = json.loads((folder / STUDY).read_text())
-    replace_text(folder / STUDY, json.dumps({**about, "seconds": about["seconds"] + more}, indent=1))
+    keep(folder, settings=plain)
 
 
 def _run_folder(folder: Path, arm: str) -> Path:

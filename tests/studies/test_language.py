@@ -20,7 +20,7 @@ from llf_ray.cluster.launch import held
 from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError
 from llf_ray.run import prepare
-from llf_ray.studies import language
+from llf_ray.studies import forgetting, language
 from llf_ray.studies.claims import QUICK
 from llf_ray.studies.language import NEURAL, NONE, begin, carry_out, conclusions, markdown, study_of, write
 from llf_ray.studies.price import threads
@@ -255,7 +255,9 @@ def test_both_studies_have_the_same_options() -> None:
     assert set(one) - set(other) == {"data_root", "tables"}, "what only a study of images, with partial results, has"
     assert one["size"].default == other["size"].default == "small"
     assert one["folder"].default == other["folder"].default
-    assert set(other["size"].type.choices) <= set(one["size"].type.choices)
+    assert set(language.SIZES) < set(forgetting.SIZES)
+    for option, sizes in ((one["size"], forgetting.SIZES), (other["size"], language.SIZES)):
+        assert option.metavar == f"[{'|'.join(sizes)}]", "help says what there is"
 
 
 @pytest.mark.slow
