@@ -522,7 +522,7 @@ def _scores(run: RunSummary, records: Sequence[Mapping[str, Any]]) -> Measured:
         if record["kind"] == "score" and metric in record["values"]
     ]
     return Measured(
-        label=f"validation {metric}",
+        label=f"validation {metric.replace('_', ' ')}",
         metric=metric,
         colour=BLUE,
         points=tuple((step, value) for role, step, value in found if role == "validation"),
@@ -685,7 +685,7 @@ def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "ac
             _draw_arm(main, arm, looks[arm.label], band=not many)
         _draw_test(side, arms, looks, metric)
         main.set_title(shortened(title, 90))
-        main.set_ylabel(f"validation {metric}")
+        main.set_ylabel(f"validation {metric.replace('_', ' ')}")
         main.set_xlim(left=0)
         _count_steps(main)
         main.set_ylim(*_range(arms))
@@ -726,13 +726,17 @@ SCHEDULES = (
 def _looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and dashes of every arm, by its name; no two of 32 alike.
 
-    A name that we do not know has the look that its letters draw, or the next one that is free.
+    A name that we do not know has the look that its letters draw, or the next one that is free, in a free colour while
+    there is one.
     """
     num_looks = len(ARM_COLOURS) * len(DASHES)
     numbers = {label: SCHEDULES.index(label) for label in labels if label in SCHEDULES}
     for label in sorted(set(labels) - set(SCHEDULES)):
         wished = [(crc32(label.encode()) + further) % num_looks for further in range(num_looks)]
-        numbers[label] = next((number for number in wished if number not in numbers.values()), wished[0])
+        free = [number for number in wished if number not in numbers.values()]
+        colours = {number % len(ARM_COLOURS) for number in numbers.values()}
+        new = [number for number in free if number % len(ARM_COLOURS) not in colours]
+        numbers[label] = next(iter([*new, *free, *wished]))
     return {label: _look(number) for label, number in numbers.items()}
 
 
