@@ -518,7 +518,8 @@ def _no_negative(found: Findings, arm: str) -> Found:
     edge = f"below -{100 * margin:g} % of the largest"
     if min(low, *share.values()) >= -margin:
         return Found(claim=claim, ours=f"{ours}, none {edge}", verdict="reproduced")
-    return Found(claim=claim, ours=ours, verdict="not reproduced", why=f"the interval reaches {edge}")
+    who = "the interval" if low < -margin else "a seed"
+    return Found(claim=claim, ours=ours, verdict="not reproduced", why=f"{who} reaches {edge}")
 
 
 def _slim_claim(found: Findings) -> Found:
