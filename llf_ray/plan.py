@@ -473,20 +473,23 @@ def _at_least(steps: int, epoch: int) -> int:
 
 
 def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -> tuple[int, ...]:
-    """Ends are rounded, not lengths: parts of an epoch add up to one budget, however a plan divides it."""
+    """Ends are rounded, not lengths: parts of an epoch add up to one budget, however a plan divides it. A phase aside
+    is as long as it would be without being aside, and moves no end.
+    """
     steps, exact, reached = [], 0.0, 0
     for phase, per_epoch in zip(phases, epoch_steps, strict=True):
         length = phase.length
         per_epoch = whole if length.of == "task" else per_epoch
-        exact += length.steps if length.steps is not None else (length.epochs or 0.0) * per_epoch
-        stop = math.floor(exact + 0.5 + 1e-6)
+        end = exact + (length.steps if length.steps is not None else (length.epochs or 0.0) * per_epoch)
+        stop = math.floor(end + 0.5 + 1e-6)
         if length.epochs and stop == reached:
             raise SettingError(
                 f"phase {phase.name!r} of generation {phase.generation}: {length} are less than one optimizer step "
                 f"({per_epoch} an epoch)"
             )
         steps.append(stop - reached)
-        reached = stop
+        if not phase.aside:
+            exact, reached = end, stop
     return tuple(steps)
 
 
