@@ -122,6 +122,22 @@ def test_ablations_are_different_plans() -> None:
     assert len({compiled(recipe).fingerprint for recipe in recipes}) == len(recipes)
 
 
+@pytest.mark.parametrize("rewind", [0, 1.25])
+def test_levels_of_a_control_and_of_the_ticket_beside_it_are_as_long_as_the_ticket_runs(rewind: float) -> None:
+    """To the step, also where levels end inside an epoch: else its masks would be others."""
+    recipe = IterativePruning(generations=6, epochs=80 / 6, rewind_epochs=rewind)
+    own = compiled(recipe, per_epoch=20)
+    lengths = {phase.generation: steps for phase, steps in zip(own.phases, own.steps, strict=True) if phase.generation}
+    assert rewind or len(set(lengths.values())) == 2, "of two lengths"
+    control = compiled(replace(recipe, control="random"), per_epoch=20)
+    assert control.budget == own.total
+    found: dict[int, list[int]] = {}
+    for phase, steps in zip(control.phases, control.steps, strict=True):
+        if phase.generation:
+            found.setdefault(phase.generation, []).append(steps)
+    assert found == {level: [steps] * (2 if level < 5 else 1) for level, steps in lengths.items()}
+
+
 @pytest.mark.parametrize("recipe", [Seal(threshold="bodi"), LaterLayer(threshold="bodi"), Seal(threshold=9)])
 def test_a_threshold_that_the_model_does_not_have_is_found_before_anything_starts(recipe: Any) -> None:
     with pytest.raises(SettingError) as caught:

@@ -135,7 +135,7 @@ def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # no data lie here
     study = make(size, seeds=1, folder=str(tmp_path))
     plans = {arm: prepare(config).plan for (arm, _), config in study.runs(MAIN).items()}
-    assert len({plan.total for plan in plans.values()}) == 1
+    assert len({plan.budget for plan in plans.values()}) == 1
     for arm in REDRAWS:
         redraws = [op.label for phase in plans[arm].phases for op in phase.entry if op.label.startswith("redraw")]
         assert len(redraws) == study.budget.generations - 1, arm
