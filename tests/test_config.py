@@ -368,7 +368,7 @@ RECIPES = {
         ascent_epochs=st.floats(0.1, 2.9),
         threshold=st.sampled_from(["layer3", 7]),
         reverse=st.booleans(),
-        loss_ratio=st.none() | st.floats(0.1, 3),
+        loss_ratio=st.none() | st.floats(1, 3, exclude_min=True),
     ),
     "later_layer": st.builds(
         LaterLayer, generations=st.integers(1, 5), hold=st.sampled_from(["none", "later", "early"]), fixed=st.booleans()
