@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,9 +242,9 @@ def carry_out(
     from llf_ray.cluster.apart import execute_apart, map_apart
 
     log_file = folder / "driver.log"
-    with spending(folder):
+    with spending(folder), ExitStack() as keep:  # one Ray for both
         outcomes = execute_apart(
-            runs, title=folder.name, display=display, verbose=verbose, log_file=log_file, on_signal=on_signal
+            runs, title=folder.name, display=display, verbose=verbose, log_file=log_file, on_signal=on_signal, keep=keep
         )
         if any(outcome.state != "finished" for outcome in outcomes):
             return outcomes
@@ -254,6 +255,7 @@ def carry_out(
             runs[0].config.resources,
             log_file=log_file,
             on_end=lambda number: say(f"measured {number} of {len(left)} parts"),
+            keep=keep,
         )
         return outcomes
 
