@@ -71,6 +71,7 @@ def weights_file(start: Start) -> Path | None:
         return found(
             Path(start.run).expanduser().absolute() / "final" / "model.safetensors",
             "the final weights of a finished run",
+            data=False,
         )
     return None
 
