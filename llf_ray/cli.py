@@ -735,6 +735,8 @@ def ensemble(run: str, folder: Path) -> None:
         click.echo(f"generation {member.generation}: test {'; '.join(words)}")
     said = "; ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in found.scores.items())
     click.echo(f"all {len(found.members)} together: test {said}")
+    for line in found.left_out:
+        click.echo(f"left out: {line}")
     click.echo(f"written: {found.file}")
     if not read_run(path)["job"]["tracking"].get("off"):
         try:
