@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from llf_ray import figures
 from llf_ray.config import SettingError, check_number, from_plain, to_plain, unknown
@@ -26,6 +25,7 @@ from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read, replace_text
 from llf_ray.measures.language import ease_of_teaching
 from llf_ray.measures.mixed_language import probe_mixed_language
+from llf_ray.nn.weights import read_weights
 from llf_ray.plan import Plan, spans
 from llf_ray.recipes.base import Recipe
 from llf_ray.recipes.iterated_learning import NeuralIteratedLearning
@@ -311,7 +311,7 @@ def _teach(study: LanguageStudy, config: RunConfig, place: Path) -> None:
     game = config.task
     assert isinstance(game, LanguageGame)
     players = game.skeleton()
-    players.load_state_dict(load_file(place / "final" / "model.safetensors"))
+    players.load_state_dict(read_weights(place / "final" / "model.safetensors"))
     with torch.no_grad():
         messages = game.language(players.eval())
     curves = ease_of_teaching(

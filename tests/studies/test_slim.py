@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_the_mask_that_was_held_is_that_of_the_slim_network(run: Path, tmp_path:
     assert len(compared) == len(masks)
     for name in compared:
         assert int(masks[name].sum()) == network.state_dict()[name].numel(), name
+
+
+@pytest.mark.parametrize("command", [("slim",), ("measure", "calibration")])
+def test_weights_cut_short_are_one_line_with_the_file(command: tuple[str, ...], run: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(run, tmp_path / "broken")) / "final" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    done = CliRunner().invoke(main, [command[0], "broken", *command[1:], "--folder", str(tmp_path)])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"llf-ray: {broken} cannot be read as a file of weights: SafetensorError: ")
+    assert done.output.count("\n") == 1
 
 
 def test_an_arm_of_a_comparison_gives_the_slim_network_of_the_same_run_alone(run: Path, tmp_path: Path) -> None:
