@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from llf_ray import figures
-from llf_ray.config import SettingError, check_number, from_plain, to_plain, unknown
+from llf_ray.config import SettingError, from_plain, to_plain, unknown
 from llf_ray.display import duration
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read, replace_text
@@ -161,7 +161,8 @@ def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
     """
     if size not in SIZES:
         raise unknown("size", size, SIZES)
-    check_number("seeds", num_seeds, low=3)
+    if num_seeds is not None and num_seeds < 3:
+        raise SettingError(f"--seeds {num_seeds}: must be 3 or more, for an interval")
     seeds = tuple(range(num_seeds or 3))
     if size == "quick":
         game = LanguageGame(

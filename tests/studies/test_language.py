@@ -158,7 +158,7 @@ def test_another_study_s_folder_is_refused(study: Study, tmp_path: Path) -> None
         begin(study_of("quick"), tmp_path)
     with pytest.raises(SettingError, match="did you mean 'small'"):
         study_of("smal")
-    with pytest.raises(SettingError, match="seeds = 2: must be >= 3"):
+    with pytest.raises(SettingError, match="--seeds 2: must be 3 or more, for an interval"):
         study_of("quick", 2)
 
 

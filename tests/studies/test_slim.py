@@ -103,7 +103,7 @@ def test_a_run_without_a_slim_network_says_why(tmp_path: Path) -> None:
     long = settings(Long(generations=1, epochs=1), task=TASK, engine=EngineSettings(batch=20))
     create(prepare(CONFIG), tmp_path / "begun")
     for folder, said in (
-        (whole(long, tmp_path / "plain"), "needs one mask of kernels in its plan, not none"),
+        (whole(long, tmp_path / "plain"), "comes from the one mask of kernels of its plan: this has no such mask"),
         (tmp_path / "begun", "run 'begun' is not finished"),
     ):
         result = CliRunner().invoke(main, ["slim", folder.name, "--folder", str(tmp_path)])
