@@ -104,6 +104,12 @@ run_argument = click.argument("run")
 runs_option = click.option(
     "--folder", default="runs", show_default=True, type=click.Path(path_type=Path), help="Folder in which the runs are."
 )
+into_option = click.option(
+    "--folder",
+    "into",
+    metavar="DIR",
+    help="Folder in which the runs are, this one too: the job's setting `folder`.  [default: the job's own]",
+)
 again_option = click.option("--again", is_flag=True, help="Where the name is in use, make a numbered copy.")
 plain_option = click.option("--plain", is_flag=True, help="Plain lines, also on a terminal.")
 verbose_option = click.option("--verbose", is_flag=True, help="Show on the screen what goes to the log file.")
@@ -140,11 +146,16 @@ def _job(job: Path) -> RunConfig | Comparison:
     ((name, value),) = found.items()
     kind = RunConfig if name == "config" else Comparison
     if not isinstance(value, kind):
-        raise SettingError(f"{job}: {name} is a {type(value).__name__}, not a {kind.__name__}")
+        raise SettingError(f"{job}: {name} = {value!r:.60}: must be a {kind.__name__}")
     return value
 
 
-def _run_job(job: Path, settings: Sequence[str]) -> RunConfig:
+def _assignments(settings: Sequence[str], into: str | None) -> dict[str, str]:
+    """SETTINGS, and what `--folder` sets."""
+    return parse_assignments([*settings, *([] if into is None else [f"folder={into}"])])
+
+
+def _run_job(job: Path, settings: Sequence[str], into: str | None = None) -> RunConfig:
     from llf_ray.data.base import anchored
     from llf_ray.run import RunConfig
     from llf_ray.train.folder import with_folder
@@ -152,12 +163,14 @@ def _run_job(job: Path, settings: Sequence[str]) -> RunConfig:
     value = _job(job)
     if not isinstance(value, RunConfig):
         raise SettingError(f"{job} holds a comparison, not a run: use `llf-ray compare {job}`")
-    config = override(value, parse_assignments(settings))
+    config = override(value, _assignments(settings, into))
     # workers stand in folders of their own: every path is made whole here
     return with_folder(replace(config, task=anchored(config.task), recipe=anchored(config.recipe)), Path(config.folder))
 
 
-def _comparison_job(job: Path, settings: Sequence[str], seeds: int | None, arms: str | None) -> Comparison:
+def _comparison_job(
+    job: Path, settings: Sequence[str], seeds: int | None, arms: str | None, into: str | None = None
+) -> Comparison:
     from llf_ray.run import Comparison
     from llf_ray.studies.compare import adjust
 
@@ -167,7 +180,7 @@ def _comparison_job(job: Path, settings: Sequence[str], seeds: int | None, arms:
     if seeds is not None and seeds < 1:
         raise SettingError(f"--seeds {seeds}: must be 1 or more")
     names = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
-    return adjust(value, parse_assignments(settings), num_seeds=seeds, arms=names)
+    return adjust(value, _assignments(settings, into), num_seeds=seeds, arms=names)
 
 
 def _prepare(config: RunConfig) -> Prepared:
@@ -322,25 +335,25 @@ def _quiet(plain: bool) -> None:
     "--from",
     "branch",
     metavar="RUN@GENERATION",
-    help="Start from another run's weights at the end of a generation (0 is the first). RUN is looked for in --folder, "
-    "then where this job's runs go, then as a path.",
+    help="Start from another run's weights at the end of a generation (0 is the first). RUN is a name in --folder or a "
+    "path.",
 )
 @again_option
 @plain_option
 @verbose_option
-@runs_option
+@into_option
 def run(
-    job: Path, settings: tuple[str, ...], branch: str | None, again: bool, plain: bool, verbose: bool, folder: Path
+    job: Path, settings: tuple[str, ...], branch: str | None, again: bool, plain: bool, verbose: bool, into: str | None
 ) -> None:
-    """Carry out a job. Where runs go is the setting `folder`."""
+    """Carry out a job."""
     from llf_ray.studies.compare import free_folder
     from llf_ray.studies.show import draw
     from llf_ray.train.folder import create
 
-    config = _run_job(job, settings)
+    config = _run_job(job, settings, into)
     place = free_folder(Path(config.folder) / config.name, again=again)
     prepared = _prepare(replace(config, name=place.name))
-    start = _branch(branch, folder, prepared) if branch else None
+    start = _branch(branch, Path(config.folder), prepared) if branch else None
     made = create(prepared, place, job_file=job.resolve(), branch=start)
     draw({place.name: prepared}, place / "figures" / "plan.png")
     with _name_free_again(place):
@@ -455,8 +468,16 @@ def _checked(read: Callable[[], Any]) -> Any:
 @again_option
 @plain_option
 @verbose_option
+@into_option
 def compare(
-    job: Path, settings: tuple[str, ...], seeds: int | None, arms: str | None, again: bool, plain: bool, verbose: bool
+    job: Path,
+    settings: tuple[str, ...],
+    seeds: int | None,
+    arms: str | None,
+    again: bool,
+    plain: bool,
+    verbose: bool,
+    into: str | None,
 ) -> None:
     """Train several schedules at one budget and compare them.
 
@@ -464,7 +485,7 @@ def compare(
     """
     from llf_ray.studies.compare import begin
 
-    comparison = _comparison_job(job, settings, seeds, arms)
+    comparison = _comparison_job(job, settings, seeds, arms, into)
     place, made = _checked(lambda: begin(comparison, job_file=job.resolve(), again=again))
     with _name_free_again(place):
         _compare(place, comparison, made, plain, verbose)
@@ -735,6 +756,8 @@ def ensemble(run: str, folder: Path) -> None:
         click.echo(f"generation {member.generation}: test {'; '.join(words)}")
     said = "; ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in found.scores.items())
     click.echo(f"all {len(found.members)} together: test {said}")
+    for line in found.left_out:
+        click.echo(f"left out: {line}")
     click.echo(f"written: {found.file}")
     if not read_run(path)["job"]["tracking"].get("off"):
         try:

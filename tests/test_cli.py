@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import llf_ray.cluster.launch
+import llf_ray.studies.compare
 from llf_ray.cli import main
+from llf_ray.config import SettingError
 from llf_ray.journal import Journal, driver_stamp, read_run, update_run
 from llf_ray.train.worker import Outcome
 from tests.studies import driver
@@ -113,7 +115,7 @@ def test_a_wrong_setting_is_one_line(command, settings, fragments, job):
 @pytest.mark.parametrize(
     ("text", "fragments"),
     [
-        ("config = 1", ["config is a int, not a RunConfig"]),
+        ("config = 1", ["config = 1: must be a RunConfig"]),
         ("x = 1", ["this file has neither"]),
         (f"config = base\n{COMPARISON}", ["this file has both"]),
         ("raise RuntimeError('no such luck')", ["job.py:27 cannot be read: RuntimeError: no such luck"]),
@@ -299,6 +301,26 @@ def test_a_run_branches_from_a_generation_of_another(job):
     assert "RUN@GENERATION" in refused("run", job, "--from", "tiny", "name=x")
     assert "does not exist" in refused("run", job, "--from", "tinny@1", "name=x")
     assert not Path("runs/x").exists()
+
+
+def test_one_folder_is_where_runs_go_and_are_found(job):
+    assert call("run", job, "--folder", "elsewhere").exit_code == 0
+    assert read_run(Path("elsewhere/tiny"))["name"] == "tiny"
+    assert not Path("runs").exists()
+    more = ("--from", "tiny@1", "name=more", "recipe.generations=4")
+    assert f"does not exist in {Path('runs').resolve()}" in refused("run", job, *more)
+    assert call("run", job, "--folder", "elsewhere", *more).exit_code == 0
+    assert call("run", job, "folder=other", "--from", "elsewhere/tiny@1", "name=more", more[-1]).exit_code == 0
+    assert "folder is set twice: 'a' and 'b'" in refused("run", job, "folder=a", "--folder", "b")
+
+
+def test_a_comparison_goes_into_the_folder_that_is_named(comparison, monkeypatch):
+    def begin(asked, **rest):
+        raise SettingError(f"begun in {asked.base.folder}")
+
+    monkeypatch.setattr(llf_ray.studies.compare, "begin", begin)
+    assert refused("compare", comparison, "--folder", "elsewhere") == "llf-ray: begun in elsewhere"
+    assert "folder is set twice" in refused("compare", comparison, "folder=a", "--folder", "b")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -2,6 +2,9 @@
 
 A worker group takes seconds to come up and trains one run at a time on all its ranks. A study has dozens of trainings
 of a minute: here each takes one worker's share of the cluster, with plain torch and the same loop.
+
+A study calls here twice, to train and to examine. It gives both calls one stack, ``keep``: the first that needs Ray
+starts it, and it ends with the stack. A process that starts a second Ray may crash when it ends.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +52,7 @@ def execute_apart(
     log_file: Path,
     on_signal: Callable[[int], None] | None = None,
     on_end: Callable[[Path], object] | None = None,
+    keep: contextlib.ExitStack | None = None,
 ) -> list[Outcome]:
     """Carry runs of one worker on, side by side; how each ended, in their order. Otherwise as `launch.execute`.
 
@@ -65,7 +69,7 @@ def execute_apart(
                 "training has one"
             )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(logging_to(log_file, verbose=verbose))
+        (keep or stack).enter_context(logging_to(log_file, verbose=verbose))
         left = [run for run in runs if not is_finished(run)]
         for run in left:
             stack.enter_context(held(run.folder))
@@ -74,11 +78,13 @@ def execute_apart(
             screen = stack.enter_context(Display([run.folder.name for run in left], title=title)) if display else None
             watch = stack.enter_context(Watch(left, screen, signals, on_end))
             try:
-                with _session(left[0].config.resources), shipped(left):
+                with _session(left[0].config.resources, keep), shipped(left):
                     signals.install()  # ray.init has put its own in place
                     _drive(left, signals, watch)
             except KeyboardInterrupt:
                 watch.hurry = True
+                if keep is not None:
+                    keep.close()  # nothing may train on while it is settled
             for run in left:
                 _settle(run)
         return [read_outcome(run.folder) or stopped_early(run) for run in runs]
@@ -91,6 +97,7 @@ def map_apart(
     *,
     log_file: Path,
     on_end: Callable[[int], object] = lambda number: None,
+    keep: contextlib.ExitStack | None = None,
 ) -> list[R]:
     """``function`` of each item, side by side on one worker's share of the cluster each, in their order.
 
@@ -101,15 +108,32 @@ def map_apart(
     """
     if not items:
         return []
-    with logging_to(log_file, verbose=False), _session(resources):
-        task = _remote(_call, resources)
-        refs = [task.remote(function, item, _threads(resources)) for item in items]
-        waiting = list(refs)
-        while waiting:
-            (done, *_), waiting = ray.wait(waiting)
-            ray.get(done)
+    with contextlib.ExitStack() as stack:
+        (keep or stack).enter_context(logging_to(log_file, verbose=False))
+        signals = stack.enter_context(Signals(None))
+        stack.enter_context(_session(resources, keep))
+        signals.install()  # ray.init has put its own in place
+        return _mapped(function, items, resources, signals, on_end)
+
+
+def _mapped(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    resources: Resources,
+    signals: Signals,
+    on_end: Callable[[int], object],
+) -> list[R]:
+    """In a function of its own: what refers to Ray's objects is gone before Ray is."""
+    task = _remote(_call, resources)
+    refs = [task.remote(function, item, _threads(resources)) for item in items]
+    waiting = list(refs)
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=POLL)
+        signals.check()
+        for ref in done:
+            ray.get(ref)
             on_end(len(refs) - len(waiting))
-        return list(ray.get(refs))
+    return list(ray.get(refs))
 
 
 def _call(function: Callable[[T], R], item: T, threads: int) -> R:
@@ -118,8 +142,12 @@ def _call(function: Callable[[T], R], item: T, threads: int) -> R:
 
 
 @contextlib.contextmanager
-def _session(resources: Resources) -> Any:
-    with environment(SETTINGS | ALLOCATOR), ray_session(resources):
+def _session(resources: Resources, keep: contextlib.ExitStack | None) -> Iterator[None]:
+    """Ray until the end of the block, or of ``keep``."""
+    with contextlib.ExitStack() as own:
+        stack = keep or own
+        stack.enter_context(environment(SETTINGS | ALLOCATOR))
+        stack.enter_context(ray_session(resources))
         wanted = need(resources)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):

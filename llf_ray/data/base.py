@@ -142,20 +142,22 @@ def located(path: str) -> Path:
     return (Path(os.environ.get(ROOT_VARIABLE) or ".") / Path(path).expanduser()).absolute()
 
 
-def found(path: Path, expected: str) -> Path:
-    """The path, or a FileNotFoundError with what was expected there and the nearest name that exists."""
+def found(path: Path, expected: str, *, data: bool = True) -> Path:
+    """The path, or a FileNotFoundError: the outermost folder that is missing, what was expected there, and the nearest
+    name that exists. Where relative paths of data start is said of ``data`` that are looked for below it.
+    """
     if path.exists():
         return path
     parent = next(folder for folder in path.parents if folder.is_dir())
-    wanted = path.relative_to(parent).parts[0]
-    near = nearest(wanted, sorted(entry.name for entry in parent.iterdir()))
-    hint = f"did you mean {near!r}?" if near else f"nothing in {parent} has a name like it"
+    missing = parent / path.relative_to(parent).parts[0]
+    inside = "" if missing == path else f"{path.relative_to(missing)} in it, "
+    near = nearest(missing.name, sorted(entry.name for entry in parent.iterdir()))
+    hint = f"; did you mean {near!r}?" if near else ""
     root = os.environ.get(ROOT_VARIABLE)
     start = f"is {root}" if root else "is not set: they start here"
-    raise FileNotFoundError(
-        f"{path} does not exist: expected {expected}; {hint} "
-        f"(relative paths of data start from {ROOT_VARIABLE}, which {start})"
-    )
+    from_root = data and path.is_relative_to(located("."))
+    where = f" (relative paths of data start from {ROOT_VARIABLE}, which {start})" if from_root else ""
+    raise FileNotFoundError(f"{missing} does not exist: expected {inside}{expected}{hint}{where}")
 
 
 def read_image(path: Path, channels: int) -> Pixels:

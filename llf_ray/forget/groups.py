@@ -183,7 +183,7 @@ class Either:
     @property
     def label(self) -> str:
         """Short name."""
-        return " or ".join(part.label for part in self.parts)
+        return " and ".join(part.label for part in self.parts)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +67,7 @@ class Bernoulli:
     @property
     def label(self) -> str:
         """Short name."""
-        return f"{100 * self.keep:.3g}% at random"
+        return f"{_percent(self.keep)} at random"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Independent draws, keyed by parameter."""
@@ -94,7 +95,7 @@ class KernelBlock:
     @property
     def label(self) -> str:
         """Short name."""
-        return f"kernel block {100 * self.share:.3g}%"
+        return f"kernel block {_percent(self.share)}"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """A block of ones at the low end of both axes; one axis for biases."""
@@ -151,7 +152,7 @@ class Magnitude:
     @property
     def label(self) -> str:
         """Short name."""
-        return f"{100 * self.keep:.3g}% largest per {'tensor' if self.scope == 'tensor' else 'network'}"
+        return f"{_percent(self.keep)} largest per {'tensor' if self.scope == 'tensor' else 'network'}"
 
     def masks(self, view: View, slots: Sequence[Slot]) -> Mapping[str, Tensor]:
         """Exact selection by (|w|, index), the same on every rank; of all together without gathering them."""
@@ -230,3 +231,8 @@ class Shuffled:
 
 
 MaskSource = Everything | Nothing | Bernoulli | KernelBlock | Magnitude | Saved | Shuffled
+
+
+def _percent(share: float) -> str:
+    """Three digits that count, written out: small shares have no exponent."""
+    return f"{np.format_float_positional(100 * share, precision=3, fractional=False, trim='-')}%"

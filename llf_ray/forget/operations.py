@@ -18,7 +18,7 @@ from llf_ray.config import SettingError, check_number
 from llf_ray.forget.draw import generator, key_of, uniform_fan_in
 from llf_ray.forget.edit import Change, Edit, View
 from llf_ray.forget.groups import Either, Select, Slot, resolve
-from llf_ray.forget.masks import Bernoulli, KernelBlock, MaskSource, Nothing
+from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, MaskSource, Nothing
 from llf_ray.plan import Selection
 
 __all__ = [
@@ -75,9 +75,11 @@ class Forget:
         verb = {"uniform": "redraw", "initial": "re-initialise", "zero": "zero", "store": f"rewind to {self.store}:"}[
             self.fill
         ]
-        keeping = "" if isinstance(self.keep, Nothing) else f", keeping {self.keep.label}"
-        back = f" rewound to {self.store}" if self.kept == "store" else ""
-        return f"{verb} {self.select.label}{keeping}{back}" + (" (same draw)" if self.fixed else "")
+        if self.kept == "store":
+            keeping = f" outside {self.keep.label}, those inside go back to {self.store}"
+        else:
+            keeping = "" if isinstance(self.keep, Nothing) else f", keeping {self.keep.label}"
+        return f"{verb} {self.select.label}{keeping}" + (" (same draw)" if self.fixed else "")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -306,7 +308,8 @@ class KeepMask:
     @property
     def label(self) -> str:
         """What it does, in a few words."""
-        return f"mask {self.store}: keep {self.source.label} of {self.select.label}"
+        kept = "all" if isinstance(self.source, Everything) else f"{self.source.label} of"
+        return f"mask {self.store}: keep {kept} {self.select.label}"
 
     def __call__(self, view: View) -> Edit:
         """No value changes."""

@@ -12,8 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from llf_ray.config import SettingError
+from llf_ray.nn.weights import read_weights
 
 __all__ = ["Width", "load_slim", "narrow", "save_slim"]
 
@@ -85,24 +88,37 @@ def load_slim(folder: str | Path) -> nn.Module:
     """The slim network in a folder, with its weights.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: widths and weights do not fit the network.
+        SettingError: in one line, which file is missing, cannot be read, or does not fit the other.
     """
-    about = json.loads((Path(folder) / WIDTHS).read_text())
+    widths = Path(folder) / WIDTHS
+    try:
+        about = json.loads(widths.read_text())
+        network = _whole(about)
+        narrow(network, {name: Width(**width) for name, width in about["widths"].items()})
+    except FileNotFoundError:
+        raise SettingError(f"no slim network in {folder}: it has no {WIDTHS}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise SettingError(f"{widths} cannot be read as the widths of a slim network: {reason}") from None
+    values = read_weights(Path(folder) / WEIGHTS)
+    try:
+        network.load_state_dict(values)
+    except RuntimeError as error:
+        raise SettingError(f"{Path(folder) / WEIGHTS} does not fit {WIDTHS}: {' '.join(str(error).split())}") from None
+    return network
+
+
+def _whole(about: Mapping[str, Any]) -> nn.Module:
+    """The network before it was made slim."""
     if "timm" in about:
         import timm
 
         network: nn.Module = timm.create_model(about["timm"], **about["options"])
-    elif "perceptron" in about:
+        return network
+    if "perceptron" in about:
         from llf_ray.nn.perceptron import Perceptron
 
-        network = Perceptron(**about["perceptron"])
-    else:
-        from llf_ray.nn.resnet import ResNet
+        return Perceptron(**about["perceptron"])
+    from llf_ray.nn.resnet import ResNet
 
-        network = ResNet(**about["resnet"])
-    narrow(network, {name: Width(**width) for name, width in about["widths"].items()})
-    try:
-        network.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
-    return network
+    return ResNet(**about["resnet"])

@@ -45,10 +45,11 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """What was found, and where it was written."""
+    """What was found, where it was written, and why a generation is not in it."""
 
     file: Path
     members: tuple[Member, ...]
+    left_out: tuple[str, ...]
 
     @property
     def scores(self) -> Mapping[str, float]:
@@ -63,14 +64,20 @@ def ensemble_of(run_folder: Path) -> Ensemble:
     metrics of its last step, into its journal, from which MLflow takes them.
 
     Raises:
-        SettingError: the run has not ended, or kept fewer than two generations.
+        SettingError: the run has not ended, or has fewer than two generations whose end it kept and that can be read.
     """
     run = open_finished(run_folder).run
-    kept = dict(_kept(run))
+    if run.plan.generations < 2:
+        raise SettingError(f"run {run_folder.name!r} has one generation: an ensemble needs two")
+    ends = dict(_ends(run))
+    wrong = {generation: _wrong(folder) for generation, (folder, _) in ends.items()}
+    left_out = tuple(f"generation {generation}: {problem}" for generation, problem in wrong.items() if problem)
+    kept = {generation: end for generation, end in ends.items() if wrong[generation] is None}
     if len(kept) < 2:
+        advice = "" if run.config.checkpoints.keep_generations else "; checkpoints.keep_generations = True keeps them"
         raise SettingError(
-            f"run {run_folder.name!r} kept the end of {len(kept)} of {run.plan.generations} generations: an ensemble "
-            "needs two (checkpoints.keep_generations = True keeps them)"
+            f"run {run_folder.name!r}: an ensemble needs two generations, {len(kept)} of {len(ends)} can be read "
+            f"({'; '.join(left_out)}{advice})"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = [_network(run, folder).to(device) for folder, _ in kept.values()]
@@ -84,16 +91,18 @@ def ensemble_of(run_folder: Path) -> Ensemble:
     values = {f"ensemble/test/{name}": value for name, value in members[-1].together.items()}
     with Journal(run_folder / "journal.jsonl") as journal:
         journal.append({"kind": "metrics", "step": members[-1].step, "values": values})
-    return Ensemble(file=file, members=members)
+    return Ensemble(file=file, members=members, left_out=left_out)
 
 
-def _kept(run: Run) -> Iterator[tuple[int, tuple[Path, int]]]:
-    """The checkpoint in front of the operations at each generation's end, where there is one that verifies."""
+def _ends(run: Run) -> Iterator[tuple[int, tuple[Path, int]]]:
+    """Where the checkpoint in front of the operations at each generation's end lies, and its step."""
     every = zip(run.plan.phases, spans(run.plan, read_cuts(run.folder)), strict=True)
     for generation, step in {phase.generation: stop for phase, (_, stop) in every}.items():
-        folder = checkpoint_at(run.folder / "checkpoints", step)
-        if folder.exists() and verify(folder) is None:
-            yield generation, (folder, step)
+        yield generation, (checkpoint_at(run.folder / "checkpoints", step), step)
+
+
+def _wrong(checkpoint: Path) -> str | None:
+    return verify(checkpoint) if checkpoint.exists() else f"{checkpoint.name} was not kept"
 
 
 def _network(run: Run, checkpoint: Path) -> nn.Module:

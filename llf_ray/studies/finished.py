@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
 from llf_ray.journal import read, summary
+from llf_ray.nn.weights import read_weights
 from llf_ray.tasks.base import Task
 from llf_ray.train.folder import open_run
 from llf_ray.train.state import Run
@@ -35,7 +35,7 @@ def open_finished(run_folder: Path) -> Finished:
     """Read a finished run's folder.
 
     Raises:
-        SettingError: no run, or one that has not come to its end.
+        SettingError: no run, one that has not come to its end, or weights that cannot be read.
     """
     weights = run_folder / "final" / "model.safetensors"
     step = last_step(run_folder) if weights.exists() else None
@@ -43,7 +43,7 @@ def open_finished(run_folder: Path) -> Finished:
         raise SettingError(
             f"run {run_folder.name!r} is not finished ({summary(run_folder).state}): its last step is what counts"
         )
-    return Finished(run=open_run(run_folder), step=step, values=load_file(weights))
+    return Finished(run=open_run(run_folder), step=step, values=read_weights(weights))
 
 
 def last_step(run_folder: Path) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -701,7 +702,7 @@ def carry_out(
     """Train what is unfinished and examine what is trained, side by side; how each training ended."""
     from llf_ray.cluster.apart import execute_apart, map_apart
 
-    with spending(folder):
+    with spending(folder), ExitStack() as keep:  # one Ray for both
         outcomes = execute_apart(
             runs,
             title=study.name,
@@ -710,6 +711,7 @@ def carry_out(
             log_file=folder / "driver.log",
             on_signal=on_signal,
             on_end=figures.draw_all,
+            keep=keep,
         )
         if any(outcome.state == "stopped" for outcome in outcomes):
             return outcomes
@@ -727,6 +729,7 @@ def carry_out(
             runs[0].config.resources,
             log_file=folder / "driver.log",
             on_end=lambda number: say(f"examined {number} of {len(left)} networks"),
+            keep=keep,
         )
         return outcomes
 

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from llf_ray import figures
-from llf_ray.config import SettingError, check_number, from_plain, to_plain, unknown
+from llf_ray.config import SettingError, from_plain, to_plain, unknown
 from llf_ray.display import duration
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read, replace_text
 from llf_ray.measures.language import ease_of_teaching
 from llf_ray.measures.mixed_language import probe_mixed_language
+from llf_ray.nn.weights import read_weights
 from llf_ray.plan import Plan, spans
 from llf_ray.recipes.base import Recipe
 from llf_ray.recipes.iterated_learning import NeuralIteratedLearning
@@ -160,7 +161,8 @@ def study_of(size: str, num_seeds: int | None = None) -> LanguageStudy:
     """
     if size not in SIZES:
         raise unknown("size", size, SIZES)
-    check_number("seeds", num_seeds, low=3)
+    if num_seeds is not None and num_seeds < 3:
+        raise SettingError(f"--seeds {num_seeds}: must be 3 or more, for an interval")
     seeds = tuple(range(num_seeds or 3))
     if size == "quick":
         game = LanguageGame(
@@ -241,9 +243,9 @@ def carry_out(
     from llf_ray.cluster.apart import execute_apart, map_apart
 
     log_file = folder / "driver.log"
-    with spending(folder):
+    with spending(folder), ExitStack() as keep:  # one Ray for both
         outcomes = execute_apart(
-            runs, title=folder.name, display=display, verbose=verbose, log_file=log_file, on_signal=on_signal
+            runs, title=folder.name, display=display, verbose=verbose, log_file=log_file, on_signal=on_signal, keep=keep
         )
         if any(outcome.state != "finished" for outcome in outcomes):
             return outcomes
@@ -254,6 +256,7 @@ def carry_out(
             runs[0].config.resources,
             log_file=log_file,
             on_end=lambda number: say(f"measured {number} of {len(left)} parts"),
+            keep=keep,
         )
         return outcomes
 
@@ -309,7 +312,7 @@ def _teach(study: LanguageStudy, config: RunConfig, place: Path) -> None:
     game = config.task
     assert isinstance(game, LanguageGame)
     players = game.skeleton()
-    players.load_state_dict(load_file(place / "final" / "model.safetensors"))
+    players.load_state_dict(read_weights(place / "final" / "model.safetensors"))
     with torch.no_grad():
         messages = game.language(players.eval())
     curves = ease_of_teaching(

@@ -328,7 +328,7 @@ def read_targets(words: Sequence[str]) -> dict[str, DataSet]:
         path, _, name = word.rpartition(":") if not Path(word).is_file() and ":" in word else (word, "", "")
         held = _held(Path(path))
         if name and name not in held:
-            raise unknown(f"target of {path}", name, held)
+            raise unknown(f"{path}: target", name, held)
         for key, data in held.items():
             if name in ("", key):
                 if key in found:
@@ -371,6 +371,7 @@ def check_targets(task: Classification, names: Sequence[str], protocol: Protocol
     for name, data in targets.items():
         try:
             if data.channels != task.data.channels:
+                data.load("test")  # data that are not there are the first thing to say
                 raise SettingError(f"channels = {data.channels}: the network sees {task.data.channels}")
             _seen_as(task, data).prepare()
             if "few-shot" in names:

@@ -48,9 +48,9 @@ def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
     run = finished.run
     shares = kernel_shares(run.plan)
     if len(shares) != 1:
-        found = ", ".join(f"{share:g}" for share in shares) or "none"
+        found = f"{len(shares)} ({', '.join(f'{share:g}' for share in shares)})" if shares else "no such mask"
         raise SettingError(
-            f"run {run_folder.name!r}: a slim network needs one mask of kernels in its plan, not {found}"
+            f"run {run_folder.name!r}: a slim network comes from the one mask of kernels of its plan: this has {found}"
         )
     task: Any = run.config.task
     network = finished.network()

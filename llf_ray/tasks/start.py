@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llf_ray.config import nearest
 from llf_ray.data.base import PATH, RUN_PATH, found, located
+from llf_ray.nn.weights import read_weights
 
 __all__ = [
     "Fresh",
@@ -71,6 +70,7 @@ def weights_file(start: Start) -> Path | None:
         return found(
             Path(start.run).expanduser().absolute() / "final" / "model.safetensors",
             "the final weights of a finished run",
+            data=False,
         )
     return None
 
@@ -80,7 +80,9 @@ def starting_weights(start: Start) -> dict[str, Tensor] | None:
     path = weights_file(start)
     if path is None:
         return None
-    values = _read(path)
+    values = read_weights(path)
+    if all(name.startswith("module.") for name in values):  # written by a parallel wrapper
+        values = {name.removeprefix("module."): value for name, value in values.items()}
     rename = start.rename if isinstance(start, FromFile) else {}
     return {_renamed(name, rename): value for name, value in values.items()}
 
@@ -165,27 +167,3 @@ def _renamed(name: str, rename: Mapping[str, str]) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # what is no file of weights makes the unpickler fail in any way
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path} cannot be read as a file of weights: {type(error).__name__}: {reason or 'no message'}"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(
-            f"{path} holds no weights by name: expected a mapping of names to tensors, or one under 'state_dict'"
-        )
-    if all(name.startswith("module.") for name in loaded):  # written by a parallel wrapper
-        return {name.removeprefix("module."): value for name, value in loaded.items()}
-    return dict(loaded)

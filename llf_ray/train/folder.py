@@ -210,6 +210,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 def _read_plan(folder: Path) -> Plan:
     try:
         plan: Plan = from_plain(json.loads((folder / PLAN).read_text()))
+    except FileNotFoundError:
+        raise SettingError(f"run {folder.name!r} is not whole: {folder / PLAN} does not exist") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(f"{folder / PLAN} cannot be read: {error}") from None
     return plan

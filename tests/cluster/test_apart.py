@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from llf_ray.cluster import apart
 from llf_ray.cluster.apart import execute_apart, map_apart
 from llf_ray.config import SettingError
 from llf_ray.journal import Tracking, read, summary
@@ -55,6 +58,28 @@ def test_what_is_examined_comes_back_in_order(local_ray: None, tmp_path: Path) -
     found = map_apart(abs, [-3, 2, -1], Resources(workers=1), log_file=tmp_path / "log", on_end=told.append)
     assert found == [3, 2, 1]
     assert told == [1, 2, 3]
+
+
+def test_calls_that_share_a_stack_share_one_ray(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    @contextlib.contextmanager
+    def session(resources: Resources) -> Iterator[None]:
+        yield
+        ended.append(True)
+
+    monkeypatch.setattr(apart, "ray_session", session)
+    with contextlib.ExitStack() as keep:
+        run = create(prepare(config(0)), tmp_path / "run")
+        execute_apart([run], title="", display=False, log_file=tmp_path / "log", keep=keep)
+        assert map_apart(abs, [-3], Resources(workers=1), log_file=tmp_path / "log", keep=keep) == [3]
+        assert not ended
+    assert ended
+    ended.clear()
+    map_apart(abs, [-3], Resources(workers=1), log_file=tmp_path / "log")
+    assert ended == [True], "without one a call ends what it began"
 
 
 def test_what_cannot_start_is_said(local_ray: None, tmp_path: Path) -> None:

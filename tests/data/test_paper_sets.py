@@ -528,7 +528,7 @@ LIES = {
         tiny_imagenet,
         lambda root: (root / "train/n01443537").rename(root / "train/n0144353"),
         "train",
-        r"n01443537/images does not exist: expected the training images of this class; did you mean 'n0144353'",
+        r"n01443537 does not exist: expected images in it, the training images of this class; did you mean 'n0144353'",
     ),
     "tiny: a class without images": (
         tiny_imagenet,
@@ -696,7 +696,7 @@ LIES = {
         isic,
         lambda root: (root / "ISIC2018_Task3_Training_GroundTruth").rename(root / "truth"),
         "train",
-        r"ISIC2018_Task3_Training_GroundTruth\.csv does not exist: expected a row an image, with the columns image",
+        r"GroundTruth does not exist: expected ISIC2018_Task3.*\.csv in it, a row an image, with the columns image",
     ),
     "isic: two diagnoses": (
         isic,

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import pickle
+import re
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample, Folder, Hu
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, anchored, cut, few, square
 from llf_ray.data.photographs import BLOCK, PHOTOGRAPHS, blend, photograph_folder
 from llf_ray.data.sample import FOLDER, NUM_ITEMS
+from llf_ray.tasks.start import FromRun, starting_weights
 
 
 def rows_of(items):
@@ -186,8 +188,20 @@ def test_a_broken_image_is_named_before_the_run_and_in_it(folder):
 
 
 def test_a_missing_folder_is_named_with_the_nearest(folder):
-    with pytest.raises(FileNotFoundError, match=r"sets/train does not exist: .*did you mean 'set'"):
+    missing = re.escape(str(folder.parent / "sets"))
+    expected = rf"^{missing} does not exist: expected train in it, an image folder, .*; did you mean 'set'\?$"
+    with pytest.raises(FileNotFoundError, match=expected):
         Folder(root=str(folder.parent / "sets" / "train")).load("train")
+
+
+def test_where_paths_of_data_start_is_said_of_data_looked_for_there(tmp_path, monkeypatch):
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=rf"\(relative paths of data start from {ROOT_VARIABLE}, which is "):
+        Folder(root="flowers").load("train")
+    for elsewhere in (lambda: Folder(root="/nowhere").load("train"), lambda: starting_weights(FromRun(run="/nowhere"))):
+        with pytest.raises(FileNotFoundError, match=r"^/nowhere does not exist: expected ") as caught:
+            elsewhere()
+        assert ROOT_VARIABLE not in str(caught.value)
 
 
 def test_folders_that_are_no_data_set_are_refused(folder, tmp_path):

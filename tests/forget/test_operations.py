@@ -463,7 +463,11 @@ def test_keys_of_different_things_differ() -> None:
 def test_labels_say_what_an_operation_does() -> None:
     assert Forget(select=Select(since="layer3", name="later")).label == "redraw later"
     assert Forget(keep=Bernoulli(keep=0.8), fixed=True).label == "redraw weights, keeping 80% at random (same draw)"
+    assert Forget(keep=Bernoulli(keep=1e-9)).label == "redraw weights, keeping 0.0000001% at random"
     assert Forget(fill="store", store="s").label == "rewind to s: weights"
+    back = Forget(keep=Saved(name="m"), kept="store", fill="zero", store="s")
+    assert back.label == "zero weights outside mask m, those inside go back to s"
+    assert KeepMask(store="m", source=Everything()).label == "mask m: keep all weights"
     assert (
         KeepMask(store="m", source=Magnitude(keep=0.005, scope="global")).label
         == "mask m: keep 0.5% largest per network of weights"

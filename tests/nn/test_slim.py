@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import googlenet
 
+from llf_ray.config import SettingError
 from llf_ray.nn.channels import extract, kept_channels
 from llf_ray.nn.normaliser import with_normalisers
 from llf_ray.nn.resnet import ResNet
@@ -125,6 +127,32 @@ def test_a_saved_slim_network_is_read_with_torch_and_timm_alone(tmp_path: Path) 
     slim, widths = extract(own, torch.zeros(1, 3, 16, 16), 0.5)
     save_slim(tmp_path / "own", slim, widths, {"resnet": {"num_classes": 7, "widths": [8, 16], "blocks": [1, 1]}})
     assert sum(p.numel() for p in load_slim(tmp_path / "own").parameters()) == sum(p.numel() for p in slim.parameters())
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:100]), r" cannot be read as a file of"),
+        ("model.safetensors", Path.unlink, " does not exist: expected a file of weights"),
+        (
+            "model.safetensors",
+            lambda file: save_file({"x": torch.zeros(1)}, file),
+            r" does not fit slim\.json: ",
+        ),
+        ("slim.json", lambda file: file.write_text('{"resnet": '), " cannot be read as the widths .*: JSONDecodeError"),
+        ("slim.json", lambda file: file.write_text("{}"), " cannot be read as the widths of a slim network: KeyError"),
+        ("slim.json", Path.unlink, "^no slim network in .*: it has no slim.json"),
+    ],
+)
+def test_a_damaged_slim_network_is_one_line_that_names_the_file(file: str, damage, said: str, tmp_path: Path) -> None:
+    own = ResNet(num_classes=7, widths=(8, 16), blocks=(1, 1)).eval()
+    slim, widths = extract(own, torch.zeros(1, 3, 16, 16), 0.5)
+    save_slim(tmp_path, slim, widths, {"resnet": {"num_classes": 7, "widths": [8, 16], "blocks": [1, 1]}})
+    damage(tmp_path / file)
+    with pytest.raises(SettingError, match=said) as caught:
+        load_slim(tmp_path)
+    assert file in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_normalisers_that_change_nothing_are_left_out_and_others_say_so() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from llf_ray.recipes.long import Long
 from llf_ray.run import Checkpoints, prepare
 from llf_ray.studies.ensemble import FILE, ensemble_of
 from llf_ray.train.folder import create
+from llf_ray.train.state import checkpoint_at
 from tests.local import SGD, final, journal, settings, whole
 from tests.toy import Toy
 
@@ -37,6 +40,13 @@ def probabilities(folder: Path) -> Tensor:
     network.load_state_dict(final(folder))
     with torch.no_grad():
         return network.eval()(TASK.data("test")[0]).double().softmax(1)
+
+
+def damage(folder: Path, *generations: int) -> None:
+    """Cut the weights of these generations' ends short."""
+    for generation in generations:
+        end = checkpoint_at(folder / "checkpoints", 12 * (generation + 1))
+        os.truncate(end / "pieces-00000-of-00001.safetensors", 1000)
 
 
 def test_generations_are_scored_alone_and_together(run: Path, tmp_path: Path) -> None:
@@ -87,11 +97,31 @@ def test_what_has_no_ensemble_says_why(tmp_path: Path) -> None:
     forgetful = replace(CONFIG, checkpoints=Checkpoints(keep=1, keep_generations=False))
     whole(forgetful, tmp_path / "forgetful")
     create(prepare(CONFIG), tmp_path / "begun")
+    damage(whole(CONFIG, tmp_path / "damaged"), 1, 2)
     for name, said in (
-        ("one", "kept the end of 1 of 1 generations: an ensemble needs two"),
-        ("forgetful", "of 3 generations: an ensemble needs two (checkpoints.keep_generations = True"),
+        ("one", "run 'one' has one generation: an ensemble needs two\n"),
+        (
+            "forgetful",
+            "an ensemble needs two generations, 0 of 3 can be read (generation 0: step-00000012 was not kept; "
+            "generation 1: step-00000024 was not kept; "
+            "generation 2: step-00000036 was not kept; checkpoints.keep_generations = True keeps them)\n",
+        ),
+        (
+            "damaged",
+            "1 of 3 can be read (generation 1: step-00000024: pieces-00000-of-00001.safetensors has 1000",
+        ),
         ("begun", "run 'begun' is not finished"),
     ):
         result = CliRunner().invoke(main, ["ensemble", name, "--folder", str(tmp_path)])
         assert result.exit_code == 2
         assert said in result.output
+        assert ("keep_generations" in result.output) == (name == "forgetful")
+
+
+def test_a_damaged_generation_is_left_out_and_said(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "damaged"))
+    damage(folder, 1)
+    result = CliRunner().invoke(main, ["ensemble", "damaged", "--folder", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "all 2 together" in result.output
+    assert "left out: generation 1: step-00000024: pieces-00000-of-00001.safetensors has 1000 bytes" in result.output

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from llf_ray.config import SettingError
 from llf_ray.data import Arrays, FashionSample, Folder
+from llf_ray.data.base import ROLES
 from llf_ray.engine.base import EngineSettings
 from llf_ray.measures.calibration import calibration
 from llf_ray.measures.curvature import curvature
@@ -136,6 +137,8 @@ def test_images_that_are_drawn_have_every_class(order: str, run: Path, tmp_path:
 )
 def test_data_that_cannot_serve_are_one_line(changes: dict, said: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    colour = np.zeros((20, 8, 8, 3), dtype=np.uint8)
+    np.savez("x.npz", **{f"x_{role}": colour for role in ROLES}, **{f"y_{role}": np.arange(20) % 2 for role in ROLES})
     with pytest.raises(SettingError, match=said) as caught:
         check_examination(TASK, replace(HOW, **changes))
     assert "\n" not in str(caught.value)

@@ -88,8 +88,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingS
     """A study that was carried out, then asked for again: its folder, and what each call trained and examined."""
     patch = pytest.MonkeyPatch()
     done: list[list[str]] = []
+    kept: list[object] = []
 
-    def execute_apart(runs: Sequence[Run], *, log_file: Path, **rest: object) -> list[Outcome]:
+    def execute_apart(runs: Sequence[Run], *, log_file: Path, keep: object, **rest: object) -> list[Outcome]:
+        kept.append(keep)
         log_file.touch()
         done.append([])
         for run in runs:
@@ -98,7 +100,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingS
                 write_outcome(run.folder, carry(run))
         return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
 
-    def map_apart(function, items, resources, *, log_file, on_end):  # type: ignore[no-untyped-def]
+    def map_apart(function, items, resources, *, log_file, on_end, keep):  # type: ignore[no-untyped-def]
+        assert keep is kept[-1], "both calls share one Ray"
         done.append([Path(item[0]).name for item in items])
         return [function(item) for item in items]  # by folder, how, and whether to take the slim network
 

@@ -42,8 +42,10 @@ def here(patch: pytest.MonkeyPatch, stop: str = "") -> list[list[str]]:
     training ``stop`` stops early the first time.
     """
     done: list[list[str]] = []
+    kept: list[object] = []
 
-    def execute_apart(runs: Sequence[Run], *, log_file: Path, **rest: object) -> list[Outcome]:
+    def execute_apart(runs: Sequence[Run], *, log_file: Path, keep: object, **rest: object) -> list[Outcome]:
+        kept.append(keep)
         log_file.touch()
         done.append([])
         for run in runs:
@@ -55,8 +57,9 @@ def here(patch: pytest.MonkeyPatch, stop: str = "") -> list[list[str]]:
                     write_outcome(run.folder, carry(run, **early))
         return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
 
-    def map_apart(function, items, resources, *, log_file, on_end):  # type: ignore[no-untyped-def]
+    def map_apart(function, items, resources, *, log_file, on_end, keep):  # type: ignore[no-untyped-def]
         assert resources.workers == 1
+        assert keep is kept[-1], "both calls share one Ray"
         done.append([name for _, _, name in items])
         with threads(1):
             for number, item in enumerate(items, 1):
@@ -155,7 +158,7 @@ def test_another_study_s_folder_is_refused(study: Study, tmp_path: Path) -> None
         begin(study_of("quick"), tmp_path)
     with pytest.raises(SettingError, match="did you mean 'small'"):
         study_of("smal")
-    with pytest.raises(SettingError, match="seeds = 2: must be >= 3"):
+    with pytest.raises(SettingError, match="--seeds 2: must be 3 or more, for an interval"):
         study_of("quick", 2)
 
 

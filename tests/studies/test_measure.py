@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from llf_ray.cli import main
+from llf_ray.data.base import ROLES
 from llf_ray.engine.base import EngineSettings
 from llf_ray.journal import Journal, Tracking, update_run
 from llf_ray.measures import curvature as curvatures
@@ -150,7 +152,7 @@ def test_curvature_is_of_the_training_loss_on_training_images(run: Path, monkeyp
         (["transfer"], "measure 'transfer' needs other data: --target FILE"),
         (
             ["few-shot", "--target", "TARGETS:flowers"],
-            "target of TARGETS 'flowers' does not exist; did you mean 'clothes'?",
+            "TARGETS: target 'flowers' does not exist; did you mean 'clothes'?",
         ),
         (["few-shot", "--target", "TARGETS:few", "--shots", "5"], "target 'few': shots = 5: class '"),
         (["few-shot", "--target", "TARGETS", "--shots", "5,5"], "shots = (5, 5): one or more numbers are needed"),
@@ -171,10 +173,18 @@ def test_a_mistake_is_one_line_before_anything_is_computed(
 
 
 def test_colour_for_a_grey_network_and_files_without_targets_are_refused(run: Path, tmp_path: Path) -> None:
+    colour = np.zeros((20, 8, 8, 3), dtype=np.uint8)
+    parts = {f"x_{role}": colour for role in ROLES} | {f"y_{role}": np.arange(20) % 2 for role in ROLES}
+    np.savez(tmp_path / "colour.npz", **parts)
     for text, said in (
         (
-            '"""x"""\nfrom llf_ray.data import Arrays\ntargets = {"a": Arrays(path="x.npz", channels=3)}\n',
-            "the network sees 1",
+            '"""x"""\nfrom llf_ray.data import Arrays\ntargets = {"a": Arrays(path="/nowhere/x.npz", channels=3)}\n',
+            "target 'a': /nowhere does not exist",
+        ),
+        (
+            '"""x"""\nfrom llf_ray.data import Arrays\n'
+            f'targets = {{"a": Arrays(path="{tmp_path}/colour.npz", channels=3)}}\n',
+            "target 'a': channels = 3: the network sees 1",
         ),
         ('"""x"""\ntargets = {"a": 3}\n', "target 'a' is 3: a data set of llf_ray.data is needed"),
         ('"""x"""\n', "a file of targets holds `targets ="),

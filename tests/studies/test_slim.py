@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_the_mask_that_was_held_is_that_of_the_slim_network(run: Path, tmp_path:
         assert int(masks[name].sum()) == network.state_dict()[name].numel(), name
 
 
+@pytest.mark.parametrize("command", [("slim",), ("measure", "calibration")])
+def test_weights_cut_short_are_one_line_with_the_file(command: tuple[str, ...], run: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(run, tmp_path / "broken")) / "final" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    done = CliRunner().invoke(main, [command[0], "broken", *command[1:], "--folder", str(tmp_path)])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"llf-ray: {broken} cannot be read as a file of weights: SafetensorError: ")
+    assert done.output.count("\n") == 1
+
+
 def test_an_arm_of_a_comparison_gives_the_slim_network_of_the_same_run_alone(run: Path, tmp_path: Path) -> None:
     """Where another arm needs normalisers, all have them."""
     task = replace(TASK, model=Normalised(model=TASK.model, after=("layer1", "layer2")))
@@ -92,7 +103,7 @@ def test_a_run_without_a_slim_network_says_why(tmp_path: Path) -> None:
     long = settings(Long(generations=1, epochs=1), task=TASK, engine=EngineSettings(batch=20))
     create(prepare(CONFIG), tmp_path / "begun")
     for folder, said in (
-        (whole(long, tmp_path / "plain"), "needs one mask of kernels in its plan, not none"),
+        (whole(long, tmp_path / "plain"), "comes from the one mask of kernels of its plan: this has no such mask"),
         (tmp_path / "begun", "run 'begun' is not finished"),
     ):
         result = CliRunner().invoke(main, ["slim", folder.name, "--folder", str(tmp_path)])

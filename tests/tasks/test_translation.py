@@ -182,7 +182,7 @@ def test_iterating_translates_the_text_anew_and_the_control_once(tmp_path: Path)
     iterated = whole(settings(RECIPE, **LEARNING), tmp_path / "iterated")
     once = whole(settings(replace(RECIPE, iterated=False), **LEARNING), tmp_path / "once")
     labels = {path.name: [r["operation"] for r in journal(path, "operation")] for path in (iterated, once)}
-    generate, fresh = "generate back-translations into synthetic", "re-initialise all or statistics"
+    generate, fresh = "generate back-translations into synthetic", "re-initialise all and statistics"
     assert labels["iterated"] == [generate, fresh, generate, fresh]
     assert labels["once"] == [generate, fresh, fresh]
     earlier, later = made_by(iterated)
