@@ -942,7 +942,8 @@ def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
     rows = -(-len(panels) // columns)
     labels = list(dict.fromkeys(course.label for panel in panels for course in panel.courses))
     looks = {label: _look(number) for number, label in enumerate(labels)}
-    size = (7.6, 4.8) if len(panels) == 1 else (1.5 + 5.2 * columns, 0.7 + 3.4 * rows)
+    wide = 5.2 if columns < 3 else 3.6  # a picture that is wider than a page has small words there
+    size = (7.6, 4.8) if len(panels) == 1 else (1.5 + wide * columns, 0.7 + 0.65 * wide * rows)
     with _drawing(path, *size) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, panel in zip(axes, panels, strict=False):
@@ -964,9 +965,12 @@ def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any
     for course in panel.courses:
         look = looks[course.label]
         means = [float(np.mean(values)) for values in course.values]
-        ax.plot(course.times, means, label=course.label, linewidth=1.8, zorder=3, **look)
+        alone = {"marker": "D", "markersize": 6.0} if len(means) == 1 else {}  # a single point is no line
+        ax.plot(course.times, means, label=course.label, linewidth=1.8, zorder=3, **alone, **look)
         low, high = [min(values) for values in course.values], [max(values) for values in course.values]
         ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)
+        if alone:
+            ax.vlines(course.times, low, high, color=look["color"], alpha=0.35, linewidth=3.0, zorder=2)
         if panel.dots:
             times = np.repeat(course.times, [len(values) for values in course.values])
             dots = np.concatenate(course.values)

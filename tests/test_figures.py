@@ -439,6 +439,27 @@ def test_a_sweep_shows_means_bands_and_seeds(drawn, tmp_path):
     assert named.axes[0].get_ylim()[1] == 0.2
 
 
+def test_a_course_of_one_time_is_seen(drawn, tmp_path):
+    lines = [
+        Course(label="none", times=(180,), values=((0.2, 0.4),)),
+        Course(label="a", times=(0, 180), values=((1,),) * 2),
+    ]
+    courses([Courses(title="t", time="x", measure="y", courses=lines)], tmp_path / "c.png")
+    (ax,) = drawn[0].axes
+    one, line = ax.lines
+    assert (one.get_marker(), list(one.get_ydata())) == ("D", [pytest.approx(0.3)])
+    assert line.get_marker() == "None", "a line needs no mark"
+    assert [tuple(end) for end in ax.collections[1].get_segments()[0]] == [(180, 0.2), (180, 0.4)]
+
+
+def test_eight_panels_fit_a_page(drawn, tmp_path):
+    line = Course(label="a", times=(0, 10), values=((0.1,), (0.2,)))
+    panels = [Courses(title=str(number), time="x", measure="y", courses=[line]) for number in range(8)]
+    courses(panels, tmp_path / "c.png", columns=3)
+    assert drawn[0].get_figwidth() < 13
+    texts_inside(drawn[0])
+
+
 def test_intervals_that_hold_zero_are_grey(drawn, tmp_path):
     rows = [
         Interval(label="up", mean=2.0, ends=(1.0, 3.0), by_seed=(1.5, 2.5)),
