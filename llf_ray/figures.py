@@ -1,4 +1,4 @@
-"""Every picture of the project, from plain data to a PNG. Nothing here reads plans; of a run the journal alone.
+"""Every picture of the project, from plain data to a PNG. Nothing here reads plans; of a run, its journal alone.
 
 Colours are Okabe and Ito's, which people of every colour vision tell apart; lines differ in their dashes too.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -59,6 +59,7 @@ ARM_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 PHASE_COLOURS = ("#cfe3f1", "#f7dcb0", "#c5e6da", "#eacfdf", "#dddddd", "#f4cdb9")
 DESCEND, HOLD, ASCEND = "#a9cde4", "#d0d0d0", "#e8a07c"
+MAY_END: Any = {"edgecolor": "white", "hatch": "////", "linewidth": 0}  # the second half of a phase without sure end
 
 RUN, PROBES = "figures/run.png", "figures/probes.png"  # where a run's pictures lie in its folder
 
@@ -108,12 +109,13 @@ def _count_steps(ax: Axes) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """A phase: optimizer steps [start, stop)."""
+    """A phase: optimizer steps [start, stop). ``until`` says what may end it before."""
 
     start: int
     stop: int
     name: str
     generation: int
+    until: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,9 @@ class Marks:
 class Timeline:
     """What a run will do, ready to be drawn.
 
-    ``held`` are the stretches in which the zeros of a mask stay zero; ``rates_note`` says what the lines leave out.
+    ``held`` are, by the name of a mask, the stretches in which its zeros stay zero: (start, stop, share of zeros, or
+    nan where it is not known). ``rates_note`` says what the lines leave out. ``ran`` are the steps [start, stop) that a
+    run has done of them; what lies outside is drawn faint.
     """
 
     title: str
@@ -156,6 +160,7 @@ class Timeline:
     marks: tuple[Marks, ...] = ()
     held: tuple[Lane, ...] = ()
     rates_note: str = ""
+    ran: tuple[int, int] | None = None
 
 
 WIDTH, LEFT, RIGHT = 11.0, 2.0, 0.3  # of a timeline, in inches: fixed, so that plans below one another share steps
@@ -185,7 +190,8 @@ def _ascends(picture: Timeline) -> bool:
 
 def _labels(picture: Timeline) -> list[str]:
     """Of the rows below the rates, in two lines at most."""
-    every = [*(lane.label for lane in (*picture.lanes, *picture.held)), *(marks.label for marks in picture.marks)]
+    held = [f"held at zero: {lane.label}" for lane in picture.held]
+    every = [*(lane.label for lane in picture.lanes), *held, *(marks.label for marks in picture.marks)]
     return ["\n".join(wrap(label, 32, max_lines=2, placeholder=" ...")) for label in every]
 
 
@@ -234,8 +240,18 @@ def _draw_timeline(sheet: Sheet, picture: Timeline, measured: Sequence[Measured]
         for band in picture.bands[1:]:
             if band.start not in generations:
                 ax.axvline(band.start, color="#cccccc", linewidth=0.8, linestyle=(0, (1, 2)), zorder=0.5)
+    for ax in filter(None, (strip, rates, ascent, lanes)):
+        _veil(ax, picture)
     lanes.tick_params(axis="x", bottom=True, labelbottom=True)
     _count_steps(lanes)
+
+
+def _veil(ax: Axes, picture: Timeline) -> None:
+    """Make faint what a run has not done."""
+    start, stop = picture.ran or (0, picture.total)
+    for low, high in ((0, start), (stop, picture.total)):
+        if low < high:
+            ax.axvspan(low, high, color="white", alpha=0.7, linewidth=0, zorder=6)
 
 
 def _generation_starts(bands: Sequence[Band]) -> list[int]:
@@ -259,6 +275,9 @@ def _draw_bands(ax: Axes, picture: Timeline) -> None:
             edgecolor="white",
             linewidth=0.6,
         )
+        if band.until:
+            half = (band.stop - band.start) / 2
+            ax.barh(0.0, half, left=band.start + half, height=0.9, color="none", **MAY_END)
         _write(ax, band.name, band.start, band.stop, 0.0)
     _number_generations(ax, picture)
     if len(names) > 1:
@@ -294,9 +313,9 @@ def _number_generations(ax: Axes, picture: Timeline) -> None:
         label.set_visible(number % every == 0)
 
 
-def _write(ax: Axes, words: str, start: int, stop: int, height: float) -> None:
+def _write(ax: Axes, words: str, start: int, stop: int, height: float, **style: Any) -> None:
     """Words in the middle of a stretch of steps, left out where they are wider than it."""
-    text = ax.text((start + stop) / 2, height, words, ha="center", va="center", fontsize=8.5)
+    text = ax.text((start + stop) / 2, height, words, ha="center", va="center", fontsize=8.5, **style)
     (low, _), (high, _) = ax.transData.transform([(start, 0), (stop, 0)])
     text.set_visible(text.get_window_extent().width + 4 < high - low)
 
@@ -382,8 +401,11 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             ax.barh(row, stop - start, left=start, height=0.66, color=_direction_colour(direction), linewidth=0)
     for row, lane in enumerate(picture.held, start=len(picture.lanes)):
         ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
-        for start, stop, _ in lane.spans:
+        for start, stop, share in lane.spans:
             ax.barh(row, stop - start, left=start, height=0.5, color="white", edgecolor=GREY, hatch="////", linewidth=0)
+            if np.isfinite(share):
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+                _write(ax, f"{100 * share:.3g} %", start, stop, row, bbox=box)
     for row, marks in enumerate(picture.marks, start=len(picture.lanes) + len(picture.held)):
         ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
         ax.plot(
@@ -406,6 +428,8 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
     strengths = sorted({-d for d in directions if d < 0})
     found.append((f"ascend x {', '.join(f'{s:g}' for s in strengths)}", ASCEND, bool(strengths)))
     handles = [Patch(color=colour, label=label) for label, colour, there in found if there]
+    untils = dict.fromkeys(band.until for band in picture.bands if band.until)
+    handles = [*(Patch(facecolor=GREY, label=f"may end early: {until}", **MAY_END) for until in untils), *handles]
     if len(handles) > 1:
         anchor = (1.0, 1.0)
         ax.legend(
@@ -413,7 +437,7 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             loc="lower right",
             bbox_to_anchor=anchor,
             borderaxespad=0.15,
-            ncols=3,
+            ncols=len(handles),
             handlelength=1.2,
             columnspacing=1.2,
         )
@@ -433,15 +457,21 @@ class Measured:
     named: tuple[tuple[str, int, float], ...] = ()  # (name, step, value)
 
 
-def draw_all(run_folder: Path) -> None:
+def draw_all(run_folder: Path, planned: Timeline) -> None:
     """Every picture of a run that ended, into its folder."""
-    draw_run(run_folder, run_folder / RUN)
+    draw_run(run_folder, run_folder / RUN, planned)
     draw_probes(run_folder, run_folder / PROBES)
 
 
-def draw_run(run_folder: Path, path: Path) -> Path:
-    """Draw what became of a run, from its journal alone: training loss, validation and test score and learning rates by
-    optimizer step, with its phases and operations.
+def draw_run(run_folder: Path, path: Path, planned: Timeline) -> Path:
+    """Draw what became of a run: from its journal training loss, validation and test score by optimizer step, and how
+    much a mask holds at zero; above and below them phases, rates, directions and operations as they were planned.
+
+    Args:
+        run_folder: of the run.
+        path: where to.
+        planned: its plan, with the ends of the phases that were cut. Rates are drawn from it: the journal knows them
+            every few steps only, and a line through those points has other corners.
 
     Raises:
         ValueError: the run has begun no phase.
@@ -452,7 +482,7 @@ def draw_run(run_folder: Path, path: Path) -> Path:
         run.see(record)
     if run.total is None:
         raise ValueError(f"{run_folder} has begun no phase: there is nothing to draw")
-    picture = _run_timeline(run, records)
+    picture = _run_timeline(run, records, planned)
     measured = [one for one in (_training_loss(records), _scores(run, records)) if one.points or one.named]
     height = _height(picture) + len(measured) * (MEASURED + MEASURED_GAP)
     with _drawing(path, WIDTH, height, constrained=False) as figure:
@@ -460,47 +490,29 @@ def draw_run(run_folder: Path, path: Path) -> Path:
     return path
 
 
-def _run_timeline(run: RunSummary, records: Sequence[Mapping[str, Any]]) -> Timeline:
-    assert run.total is not None
-    phases = [record for record in records if record["kind"] == "phase"]
-    stops = [*(record["step"] for record in phases[1:]), min(phases[-1]["stop"], run.total)]
-    stretches = [(record, record["step"], stop) for record, stop in zip(phases, stops, strict=True)]
-    stretches = [stretch for stretch in stretches if stretch[1] < stretch[2]]
-    groups = list(dict.fromkeys(group for record in phases for group in record["directions"]))
-    groups.sort(key=lambda group: group == "rest")
-    operations: dict[str, list[int]] = {}
-    for record in records:
-        if record["kind"] == "operation":
-            operations.setdefault(record["operation"], []).append(record["step"])
-    told = f"{run.step:,} of {run.total:,}" if run.step < run.total else f"{run.total:,}"
-    return Timeline(
+def _run_timeline(run: RunSummary, records: Sequence[Mapping[str, Any]], planned: Timeline) -> Timeline:
+    begun = min(record["step"] for record in records if record["kind"] == "phase")
+    told = f"{run.step:,} of {planned.total:,}" if run.step < planned.total else f"{planned.total:,}"
+    return replace(
+        planned,
         title=f"{run.name}: {run.state}, {told} optimizer steps",
-        total=run.total,
-        bands=tuple(
-            Band(start=start, stop=stop, name=record["name"], generation=record["generation"])
-            for record, start, stop in stretches
+        bands=tuple(replace(band, until="") if band.stop <= run.step else band for band in planned.bands),
+        held=tuple(
+            replace(lane, spans=tuple((*span[:2], _sparsity(lane.label, span[0], records)) for span in lane.spans))
+            for lane in planned.held
         ),
-        lanes=tuple(
-            Lane(
-                label=group if len(groups) > 1 else "all layers",
-                spans=tuple((start, stop, record["directions"].get(group, 1.0)) for record, start, stop in stretches),
-            )
-            for group in groups
-        ),
-        lines=tuple(_rate_line(group, records) for group in groups),
-        marks=tuple(Marks(label=label, steps=tuple(steps)) for label, steps in operations.items()),
+        ran=(begun, run.step),
     )
 
 
-def _rate_line(group: str, records: Sequence[Mapping[str, Any]]) -> Line:
-    """A group's rate with its direction's sign; one that a phase has no rule for moves with the rest."""
-    points = []
-    for record in records:
-        values = record["values"] if record["kind"] == "metrics" else {}
-        label = group if f"lr/{group}" in values else "rest"
-        if f"lr/{label}" in values:
-            points.append((record["step"], values[f"lr/{label}"] * values.get(f"direction/{label}", 1.0)))
-    return Line(label=group, steps=tuple(step for step, _ in points), values=tuple(value for _, value in points))
+def _sparsity(mask: str, step: int, records: Sequence[Mapping[str, Any]]) -> float:
+    """Share of zeros of a mask as it is at a step; nan before it was made."""
+    made = [
+        r["masks"][mask]
+        for r in records
+        if r["kind"] == "operation" and mask in (r.get("masks") or {}) and r["step"] <= step
+    ]
+    return 1 - made[-1][0] / made[-1][1] if made else float("nan")
 
 
 def _training_loss(records: Sequence[Mapping[str, Any]]) -> Measured:

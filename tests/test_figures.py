@@ -182,7 +182,7 @@ def test_the_ticks_of_the_ascent_reach_its_whole_curve(scale, drawn, tmp_path):
 
 
 def test_masks_that_hold_zeros_have_a_hatched_row(drawn, tmp_path):
-    held = (Lane(label="held at zero: alive", spans=((1000, 2000, 0.0),)),)
+    held = (Lane(label="alive", spans=((1000, 2000, 0.75),)),)
     timeline([replace(plan(2), held=held)], tmp_path / "plan.png")
     lanes = drawn[0].axes[-1]
     (bar,) = [patch for patch in lanes.patches if patch.get_hatch()]
@@ -190,6 +190,20 @@ def test_masks_that_hold_zeros_have_a_hatched_row(drawn, tmp_path):
     row = round(bar.get_y() + bar.get_height() / 2)
     assert lanes.get_yticklabels()[row].get_text() == "held at zero: alive"
     assert lanes.get_yticklabels()[row + 1].get_text() == "redraw rest"
+    assert [text.get_text() for text in lanes.texts if text.get_visible()] == ["75 %"]
+    alone = replace(held[0], spans=((1000, 2000, float("nan")),))
+    timeline([replace(plan(2), held=(alone,))], tmp_path / "plan.png")
+    assert not drawn[1].axes[-1].texts, "before it is made nobody knows how much"
+
+
+def test_a_phase_that_may_end_early_is_hatched_in_its_second_half(drawn, tmp_path):
+    bands = [replace(band, until="loss >= 1.3 x" if band.name == "ascent" else "") for band in plan(3).bands]
+    timeline([replace(plan(3), bands=tuple(bands))], tmp_path / "plan.png")
+    strip = drawn[0].axes[0]
+    hatched = [(patch.get_x(), patch.get_width()) for patch in strip.patches if patch.get_hatch()]
+    assert hatched == [(1125, 125), (2125, 125)]
+    assert drawn[0].axes[-1].get_legend().get_texts()[0].get_text() == "may end early: loss >= 1.3 x"
+    texts_inside(drawn[0])
 
 
 def test_what_rates_leave_out_is_said_beside_them(drawn, tmp_path):
@@ -311,7 +325,7 @@ def journalled(folder: Path, *, steps: int = 200, end: str = "finished") -> Path
             )
             if index == 1:
                 operation = {"kind": "operation", "step": start, "generation": 1, "operation": "redraw head"}
-                journal.append({**operation, "entries": 1, "tensors": 1})
+                journal.append({**operation, "entries": 1, "tensors": 1, "masks": {"alive": [5, 8]}})
             for step in range(start + 10, min(stop, steps) + 1, 10):
                 rates = {f"lr/{group}": 0.1 for group in directions}
                 rates |= {f"direction/{group}": direction for group, direction in directions.items()}
@@ -324,8 +338,35 @@ def journalled(folder: Path, *, steps: int = 200, end: str = "finished") -> Path
     return folder
 
 
-def test_a_run_is_drawn_from_its_journal(drawn, tmp_path):
-    path = draw_run(journalled(tmp_path / "seal"), tmp_path / "figures" / "run.png")
+def seal_plan(last: int = 200) -> Timeline:
+    """The plan of that run: every rate falls from 0.1 to 0 within a phase."""
+    ends = ((0, 100), (100, 120), (120, last))
+    rates = [0.1 * (stop - step) / (stop - start) for start, stop in ends for step in range(start, stop)]
+    early = [-0.05 * rate if 100 <= step < 120 else rate for step, rate in enumerate(rates)]
+    names = (("train", 0), ("ascent", 1), ("descent", 1))
+    steps = tuple(range(last))
+    return Timeline(
+        title="planned",
+        total=last,
+        bands=tuple(
+            Band(start=start, stop=stop, name=name, generation=generation, until="loss >= 2" * (name == "ascent"))
+            for (start, stop), (name, generation) in zip(ends, names, strict=True)
+        ),
+        lanes=(
+            Lane(label="early", spans=tuple((*end, -0.05 if end[0] == 100 else 1.0) for end in ends)),
+            Lane(label="rest", spans=tuple((*end, 1.0) for end in ends)),
+        ),
+        lines=(
+            Line(label="early", steps=steps, values=tuple(early)),
+            Line(label="rest", steps=steps, values=tuple(rates)),
+        ),
+        marks=(Marks(label="redraw head", steps=(100,)), Marks(label="new optimizer", steps=(100,))),
+        held=(Lane(label="alive", spans=((0, 100, float("nan")), (100, last, float("nan")))),),
+    )
+
+
+def test_a_run_is_drawn_from_its_journal_and_its_plan(drawn, tmp_path):
+    path = draw_run(journalled(tmp_path / "seal"), tmp_path / "figures" / "run.png", seal_plan())
     assert imread(path).std() > 0.05
     (figure,) = drawn
     texts_inside(figure)
@@ -340,27 +381,36 @@ def test_a_run_is_drawn_from_its_journal(drawn, tmp_path):
     for ax in (loss, accuracy):
         assert {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1} >= {100, 120}
     assert np.nanmin(ascent.lines[0].get_ydata()) == pytest.approx(-0.005)
-    assert np.nanmin(rates.lines[0].get_ydata()) == pytest.approx(0.1)
-    assert [label.get_text() for label in lanes.get_yticklabels()] == ["early", "rest", "redraw head"]
+    rest = rates.lines[1]
+    assert rest.get_ydata()[:100] == pytest.approx([0.1 * (1 - step / 100) for step in range(100)]), "the plan's curve"
+    names = [label.get_text() for label in lanes.get_yticklabels()]
+    assert names == ["early", "rest", "held at zero: alive", "redraw head", "new optimizer"]
+    assert [text.get_text() for text in lanes.texts if text.get_visible()] == ["37.5 %"], "since its mask was made"
+    assert not [patch for patch in strip.patches if patch.get_hatch()], "how long the ascent took is known"
 
 
 def test_a_run_that_was_cut_is_drawn_to_its_own_end(drawn, tmp_path):
-    draw_run(journalled(tmp_path / "seal", steps=170), tmp_path / "run.png")
+    draw_run(journalled(tmp_path / "seal", steps=170), tmp_path / "run.png", seal_plan(170))
     assert drawn[0].axes[0].get_xlim() == (0, 170)
     assert drawn[0].axes[0].patches[-1].get_width() == 50
 
 
 def test_a_run_that_failed_is_drawn_as_far_as_it_came(drawn, tmp_path):
-    draw_run(journalled(tmp_path / "seal", steps=90, end="failed"), tmp_path / "run.png")
+    draw_run(journalled(tmp_path / "seal", steps=90, end="failed"), tmp_path / "run.png", seal_plan())
     title = drawn[0].axes[0]._left_title.get_text()
     assert title == "seal: failed, 90 of 200 optimizer steps"
     assert drawn[0].axes[2].get_legend() is None
+    strip, *_, lanes = drawn[0].axes
+    for ax in (strip, lanes):
+        veil = [patch for patch in ax.patches if patch.get_alpha() == 0.7]
+        assert [(patch.get_x(), patch.get_width()) for patch in veil] == [(90, 110)], "what was not done is faint"
+    assert [patch.get_x() for patch in strip.patches if patch.get_hatch()] == [110], "and may still end early"
 
 
 def test_a_run_without_a_phase_is_not_drawn(tmp_path):
     update_run(tmp_path / "seal", name="seal")
     with pytest.raises(ValueError, match="has begun no phase"):
-        draw_run(tmp_path / "seal", tmp_path / "run.png")
+        draw_run(tmp_path / "seal", tmp_path / "run.png", seal_plan())
 
 
 def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp_path):
