@@ -686,15 +686,22 @@ class Arm:
 
 
 def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "accuracy") -> Path:
-    """Draw validation scores by budget (mean line, and up to six arms a band from the lowest seed to the highest) and
-    test scores at its end.
+    """Draw validation scores by budget and test scores at its end.
+
+    Arms that have a colour each lie over one another: mean lines, up to six with a band from the lowest seed to the
+    highest. More have a panel each, in which the others are grey, and a row each of test scores.
     """
-    many = len(arms) > 6
-    with _drawing(path, 10.5, 5.0 + 0.25 * many * len(arms) / 2) as figure:
-        main, side = figure.subplots(1, 2, width_ratios=[4.0, min(3.0, max(1.0, 0.28 * len(arms)))])
+    draw = _compare_few if len(arms) <= len(ARM_COLOURS) else _compare_many
+    draw(title, arms, path, metric)
+    return path
+
+
+def _compare_few(title: str, arms: Sequence[Arm], path: Path, metric: str) -> None:
+    with _drawing(path, 10.5, 5.2) as figure:
+        main, side = figure.subplots(1, 2, width_ratios=[4.0, max(1.0, 0.28 * len(arms))])
         looks = _looks([arm.label for arm in arms])
         for arm in arms:
-            _draw_arm(main, arm, looks[arm.label], band=not many)
+            _draw_arm(main, arm, looks[arm.label], band=len(arms) <= 6)
         _draw_test(side, arms, looks, metric)
         main.set_title(shortened(title, 90))
         main.set_ylabel(f"validation {metric.replace('_', ' ')}")
@@ -708,11 +715,71 @@ def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "ac
         handles, labels = main.get_legend_handles_labels()
         if any(arm.ascents for arm in arms):
             handles, labels = [*handles, Patch(color="#b0b0b0")], [*labels, "ascent (below, in the arm's colour)"]
-        if many:
+        if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=3.2)
-        elif handles:
-            main.legend(handles, labels, loc="lower right", handlelength=3.2)
-    return path
+
+
+ACROSS = 3  # panels in a row, one an arm
+
+
+def _compare_many(title: str, arms: Sequence[Arm], path: Path, metric: str) -> None:
+    rows = -(-len(arms) // ACROSS)
+    with _drawing(path, 12.0, 1.0 + max(1.45 * rows, 0.3 * len(arms))) as figure:
+        grid = figure.add_gridspec(rows, ACROSS + 1, width_ratios=[1.0] * ACROSS + [1.7])
+        first: Axes | None = None
+        for number, arm in enumerate(arms):
+            row, column = divmod(number, ACROSS)
+            ax = first = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
+            _draw_alone(ax, arm, arms)
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
+            ax.tick_params(labelleft=not column, labelbottom=number + ACROSS >= len(arms))
+            if row < rows - 1:
+                ax.set_xlabel("")
+        assert first is not None
+        first.set_xlim(left=0)
+        first.set_ylim(*_range(arms))
+        figure.supylabel(f"validation {metric.replace('_', ' ')}", fontsize=10)
+        _draw_test_rows(figure.add_subplot(grid[:, ACROSS]), arms, metric)
+        figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        looks: list[Any] = [Patch(color=BLUE, alpha=0.3), Patch(color="#cccccc")]
+        words = ["the arm: mean and range of its seeds", "every other arm: mean"]
+        if any(arm.ascents for arm in arms):
+            looks, words = [*looks, Patch(color=RED)], [*words, "the arm ascends"]
+        figure.legend(looks, words, loc="outside lower center", ncols=3)
+
+
+def _draw_alone(ax: Axes, arm: Arm, arms: Sequence[Arm]) -> None:
+    """One arm over all others in grey."""
+    for other in arms:
+        steps, scores = _on_common_steps(other.curves)
+        if other is not arm and steps:
+            ax.plot(steps, scores.mean(0), color="#cccccc", linewidth=0.8, zorder=1)
+    _draw_arm(ax, arm, {"color": BLUE, "linestyle": "-"}, band=True)
+    _draw_boundaries(ax, [arm], {arm.label: {"color": RED}})
+    ax.set_title(shortened(arm.label, 30), fontsize=9.5, pad=3)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    _count_steps(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _draw_test_rows(ax: Axes, arms: Sequence[Arm], metric: str) -> None:
+    """Every arm's seeds as dots in a row, their mean as a bar; its value stands at the right margin."""
+    ax.set_title("test, with means")
+    for row, arm in enumerate(arms):
+        scores = list(arm.test.values())
+        if scores:
+            mean = float(np.mean(scores))
+            ax.plot(scores, [row] * len(scores), "o", color=BLUE, alpha=0.55, markersize=5, zorder=3)
+            ax.vlines(mean, row - 0.3, row + 0.3, color="black", linewidth=2.2, zorder=4)
+            where = ax.get_yaxis_transform()
+            ax.text(1.03, row, _in_full(mean, metric), transform=where, va="center", ha="left", fontsize=9)
+    ax.set_yticks(range(len(arms)), [shortened(arm.label, 24) for arm in arms])
+    ax.set_ylim(len(arms) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
+    ax.grid(color="#e6e6e6", linewidth=0.8)
 
 
 def _score(value: float, metric: str) -> str:
@@ -773,7 +840,8 @@ def _draw_arm(ax: Axes, arm: Arm, look: Mapping[str, Any], *, band: bool) -> Non
     steps, scores = _on_common_steps(arm.curves)
     if not steps:
         return
-    ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, linewidth=2.0, zorder=3, **look)
+    size = 3.2 if len(steps) > 1 else 7.0  # a single point is no line
+    ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=size, linewidth=2.0, zorder=3, **look)
     if band and len(scores) > 1:
         ax.fill_between(steps, scores.min(0), scores.max(0), color=look["color"], alpha=0.15, linewidth=0, zorder=2)
 

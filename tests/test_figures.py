@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from llf_ray.figures import (
+    BLUE,
     SCHEDULES,
     Arm,
     Band,
@@ -244,7 +245,7 @@ def arms(number: int, seeds: int) -> list[Arm]:
     ]
 
 
-@pytest.mark.parametrize(("number", "seeds"), [(1, 1), (4, 2), (10, 5)])
+@pytest.mark.parametrize(("number", "seeds"), [(1, 1), (4, 2), (8, 5)])
 def test_a_comparison_shows_mean_band_and_test(number, seeds, drawn, tmp_path):
     path = comparison("a comparison", arms(number, seeds), tmp_path / "comparison.png")
     assert imread(path).std() > 0.05
@@ -258,12 +259,43 @@ def test_a_comparison_shows_mean_band_and_test(number, seeds, drawn, tmp_path):
     assert len([line for line in side.lines if len(line.get_xdata()) == seeds]) == number
 
 
+def test_more_arms_than_colours_have_a_panel_each(drawn, tmp_path):
+    every = arms(18, 3)
+    late = replace(every[4], curves={seed: points[-1:] for seed, points in every[4].curves.items()}, ascents=())
+    every[4] = replace(late, test={0: 0.5, 1: 0.7, 2: 0.9})
+    comparison("a comparison", every, tmp_path / "comparison.png")
+    (figure,) = drawn
+    texts_inside(figure)
+    *panels, side = figure.axes
+    assert [ax.get_title(loc="left") for ax in panels] == [arm.label for arm in every]
+    assert len({ax.get_ylim() for ax in panels}) == 1
+    own = [[line for line in ax.lines if line.get_color() == BLUE] for ax in panels]
+    assert [len(lines) for lines in own] == [1] * 18, "one in colour"
+    assert own[4][0].get_markersize() > own[3][0].get_markersize(), "a single point is seen"
+    others = [line for line in panels[0].lines if line.get_color() == "#cccccc"]
+    assert len(others) == 17
+    ascending = [any(bar.get_transform() == ax.get_xaxis_transform() for bar in ax.collections) for ax in panels]
+    assert ascending == [number != 4 for number in range(18)], "whose ascent it is, is where it is drawn"
+    assert [label.get_text() for label in tick_labels(side.yaxis)] == [arm.label for arm in every]
+    assert [text.get_text() for text in side.texts][4] == "70.0 %"
+    boxes = [text.get_window_extent() for text in side.texts]
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_the_key_of_a_comparison_lies_beside_its_axes(number, drawn, tmp_path):
+    comparison("a comparison", arms(number, 2), tmp_path / "comparison.png")
+    (figure,) = drawn
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert not any(ax.get_legend() or box.overlaps(ax.get_window_extent()) for ax in figure.axes)
+
+
 def colours(drawn: list[Figure], names: list[str], folder: Path) -> dict[str, tuple[object, str]]:
-    """Colour and dashes of each arm in a picture of these."""
-    some = [replace(arm, label=name) for arm, name in zip(arms(len(names), 1), names, strict=True)]
-    comparison("", some, folder / "c.png")
-    lines = {line.get_label(): line for line in drawn[-1].axes[0].lines}
-    return {name: (lines[name].get_color(), str(lines[name]._unscaled_dash_pattern)) for name in names}
+    """Colour and dashes of each name in a picture of these."""
+    depths("", {name: [1, 2] for name in names}, ["input"], folder / "d.png")
+    lines = zip(names, drawn[-1].axes[0].lines, strict=True)
+    return {name: (line.get_color(), str(line._unscaled_dash_pattern)) for name, line in lines}
 
 
 def test_a_schedule_keeps_its_colour_whoever_else_is_compared(drawn, tmp_path):
