@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -30,6 +31,7 @@ __all__ = [
     "Band",
     "Course",
     "Courses",
+    "Differences",
     "Interval",
     "Lane",
     "Line",
@@ -1095,28 +1097,52 @@ class Interval:
     by_seed: tuple[float, ...]
 
 
-def intervals(title: str, columns: Mapping[str, Sequence[Interval]], path: Path, *, across: str) -> Path:
-    """Draw differences from zero, a row each and a column of axes for each quantity: mean and interval as a bar, single
-    seeds as dots; in colour where the interval leaves out zero. All columns have the same rows.
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """A measure's differences; ``unit`` is theirs."""
+
+    title: str
+    unit: str
+    rows: Sequence[Interval]
+
+
+def intervals(title: str, panels: Sequence[Differences], path: Path) -> Path:
+    """Draw differences from zero, a row each and a panel for each measure, three side by side: mean and interval as a
+    bar, single seeds as dots; in colour where the interval leaves out zero.
     """
-    rows = [one.label for one in next(iter(columns.values()))]
-    with _drawing(path, 2.2 + 2.9 * len(columns), 1.3 + 0.36 * len(rows)) as figure:
-        every = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for ax, (name, found) in zip(every, columns.items(), strict=True):
-            ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
-            for one in found:
-                row = rows.index(one.label)
-                sure = one.ends is not None and (one.ends[0] > 0 or one.ends[1] < 0)
-                colour = BLUE if sure else GREY
-                if one.ends is not None:
-                    ax.hlines(row, *one.ends, color=colour, linewidth=2.2, zorder=2)
-                ax.plot(one.by_seed, [row] * len(one.by_seed), "o", color=colour, markersize=3.4, alpha=0.55, zorder=3)
-                ax.plot([one.mean], [row], "D", color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
-            ax.set_title(shortened(name, 34), fontsize=10)
-            ax.set_xlabel(across)
-            ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-            ax.tick_params(axis="y", length=0)
+    rows = list(dict.fromkeys(one.label for panel in panels for one in panel.rows))
+    across, down = min(3, len(panels)), -(-len(panels) // 3)
+    with _drawing(path, 2.2 + 2.9 * across, 0.8 + (0.9 + 0.3 * len(rows)) * down) as figure:
+        every = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
+        for ax, panel in zip(every, panels, strict=False):
+            _draw_differences(ax, panel, rows)
+        for ax in every[len(panels) :]:
+            ax.remove()
         every[0].set_yticks(range(len(rows)), rows)
         every[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        looks: dict[str, Any] = {"marker": "D", "markersize": 6.5, "markeredgecolor": "white", "linewidth": 2.2}
+        words = {BLUE: "the 95 % interval leaves out zero", GREY: "it holds zero, or there is none"}
+        handles = [Line2D([], [], color=colour, label=label, **looks) for colour, label in words.items()]
+        handles.append(
+            Line2D([], [], color=GREY, alpha=0.55, linestyle="none", marker="o", markersize=3.4, label="a seed")
+        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return path
+
+
+def _draw_differences(ax: Axes, panel: Differences, rows: Sequence[str]) -> None:
+    ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
+    for one in panel.rows:
+        row = rows.index(one.label)
+        sure = one.ends is not None and (one.ends[0] > 0 or one.ends[1] < 0)
+        colour = BLUE if sure else GREY
+        if one.ends is not None:
+            ax.hlines(row, *one.ends, color=colour, linewidth=2.2, zorder=2)
+        ax.plot(one.by_seed, [row] * len(one.by_seed), "o", color=colour, markersize=3.4, alpha=0.55, zorder=3)
+        ax.plot([one.mean], [row], "D", color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
+    ax.set_title(shortened(panel.title, 40), fontsize=10)
+    ax.set_xlabel(panel.unit)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    ax.tick_params(axis="y", length=0)

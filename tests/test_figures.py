@@ -20,6 +20,7 @@ from llf_ray.figures import (
     Band,
     Course,
     Courses,
+    Differences,
     Interval,
     Lane,
     Line,
@@ -548,11 +549,19 @@ def test_intervals_that_hold_zero_are_grey(drawn, tmp_path):
         Interval(label="unsure", mean=0.5, ends=(-1.0, 2.0), by_seed=(0.0, 1.0)),
         Interval(label="one seed", mean=0.5, ends=None, by_seed=(0.5,)),
     ]
-    intervals("differences", {"transfer/flowers": rows, "depth": rows}, tmp_path / "i.png", across="points")
+    panels = [Differences(title=f"to {number}", unit="points", rows=rows[number:]) for number in (1, 0, 2, 1, 0)]
+    intervals("differences", panels, tmp_path / "i.png")
     (figure,) = drawn
     texts_inside(figure)
-    colours = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "D"]
-    assert len(figure.axes) == 2
+    assert figure.get_figwidth() < 11.5, "three side by side"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "the 95 % interval leaves out zero",
+        "it holds zero, or there is none",
+        "a seed",
+    ]
+    colours = [line.get_color() for line in figure.axes[1].lines if line.get_marker() == "D"]
+    assert len(figure.axes) == 5
+    assert [label.get_text() for label in tick_labels(figure.axes[3].yaxis)] == ["unsure", "one seed", "up"]
     assert colours[0] != colours[1] == colours[2]
 
 
