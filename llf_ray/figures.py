@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -577,83 +577,120 @@ GROUP_LOOKS: Mapping[str, Mapping[str, Any]] = {
     "easy": {"color": SKY, "linestyle": DASHES[1]},
     "hard": {"color": ORANGE, "linestyle": DASHES[1]},
 }
-GROUP_NAMES = {"easy": "largest margin", "hard": "smallest margin"}
+GROUP_NAMES = {"easy": "easy (largest margin)", "hard": "hard (smallest margin)"}
 PANELS = 4  # panels in a row, one a perturbation
 
 
-def draw_probes(run_folder: Path, path: Path) -> Path | None:
-    """Draw what a run's probes found by optimizer step, from its journal alone; None where there are none.
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What a probe found at a step, how many examples each group has, and what it found before the perturbation."""
 
-    On top what each group of examples gets right, and how selective each perturbation is (retention of the clean or
-    easy group less that of the mislabelled or hard one); below the retention of every group, a panel a perturbation.
+    step: int
+    values: Mapping[str, float]
+    counts: Mapping[str, int]
+    before: Mapping[str, float] = field(default_factory=dict)
+
+    def within(self, group: str, what: str) -> tuple[float, float]:
+        """The interval of a group's accuracy, or of its retention, which divides it by the accuracy before: that is
+        taken as it is.
+        """
+        low, high = _share_within(self.values[f"{group}/accuracy"], self.counts[group])
+        whole = 1.0 if what == "accuracy" else self.before[f"{group}/accuracy"]
+        return low / whole, high / whole
+
+
+def draw_probes(run_folder: Path, path: Path) -> Path | None:
+    """Draw what a run's probes found, from its journal alone; None where there are none.
+
+    On top what each group of examples gets right by optimizer step, and how selective each perturbation was at the last
+    probe (retention of the clean or easy group less that of the mislabelled or hard one), a row each; below the
+    retention of every group by optimizer step, a panel a perturbation. Bands and bars are 95 % intervals of so many
+    examples (`_share_within`), not of seeds: a run has one.
     """
     records = [record for record in read(run_folder / "journal.jsonl") if record["kind"] == "probe"]
-    found: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+    found: dict[str, list[Probed]] = {}
     for record in records:
-        found.setdefault(record["perturbation"], []).append((record["step"], record["values"]))
+        point = Probed(step=record["step"], values=record["values"], counts=record["counts"])
+        found.setdefault(record["perturbation"], []).append(point)
     before = found.pop("before", [])
-    if not before:
+    right = {point.step: point.values for point in before}
+    found = {name: [replace(point, before=right[point.step]) for point in of] for name, of in found.items()}
+    if not before or not found:
         return None
     rows = -(-len(found) // PANELS)
-    selective = [(key, title) for key, title in SELECTIVITIES if _ever(found.values(), key)]
-    with _drawing(path, 11.5, 3.7 + 2.5 * rows) as figure:
-        grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1.35, *[1.0] * rows])
-        width = 12 // (1 + len(selective))
-        first = figure.add_subplot(grid[0, :width])
-        _draw_groups(first, before, "accuracy", legend=True)
-        first.set_title("right, before the perturbation")
-        for place, (key, title) in enumerate(selective, start=1):
-            ax = figure.add_subplot(grid[0, place * width : (place + 1) * width])
-            _draw_selectivity(ax, found, key)
-            ax.set_title(title)
-            if place == 1:
-                figure.legend(
-                    *ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(found)), title=""
-                )
-        for place, (name, points) in enumerate(found.items()):
-            row, column = divmod(place, PANELS)
-            ax = figure.add_subplot(grid[1 + row, 3 * column : 3 * column + 3])
-            _draw_groups(ax, points, "retention", legend=False)
+    selective = [(key, title, groups) for key, title, groups in SELECTIVITIES if _ever(found.values(), key)]
+    names = ["\n".join(wrap(name, 28)) for name in found]
+    high = max(2.6, 0.9 + 0.19 * sum(1 + name.count("\n") for name in names))
+    with _drawing(path, 11.5, 0.6 + high + 2.3 * rows) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=[high, 0.3 + 2.3 * rows])
+        first, *others = above.subplots(1, 1 + len(selective), squeeze=False)[0]
+        _draw_groups(first, before, "accuracy")
+        first.set_ylim(0, 1.03)
+        first.set_title("right, before the perturbation", fontsize=10)
+        for number, (ax, (key, title, groups)) in enumerate(zip(others, selective, strict=True)):
+            _draw_selectivity(ax, found, key, groups)
+            ax.set_yticks(range(len(names)), names if not number else [""] * len(names), fontsize=8)
+            ax.set_title(title, fontsize=10)
+        panels = below.subplots(rows, PANELS, squeeze=False).flatten()
+        for place, (ax, name, points) in enumerate(zip(panels, names, found.values(), strict=False)):
+            _draw_groups(ax, points, "retention")
             ax.set_ylim(0, 1.25)
-            ax.set_title("\n".join(wrap(name, 28)), fontsize=9)
-            if not column:
+            ax.set_title(name, fontsize=9)
+            if place % PANELS == 0:
                 ax.set_ylabel("retention")
+        for ax in panels[len(found) :]:
+            ax.remove()
+        below.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=len(GROUP_LOOKS))
         figure.suptitle(shortened(f"{blank_summary(run_folder).name}: targeted forgetting on a clone", 90))
     return path
 
 
 SELECTIVITIES = (
-    ("selectivity/mislabelled", "retention, clean less mislabelled"),
-    ("selectivity/hard", "retention, easy less hard"),
+    ("selectivity/mislabelled", "retention, clean less mislabelled", ("clean", "mislabelled")),
+    ("selectivity/hard", "retention, easy less hard", ("easy", "hard")),
 )
 
 
 def _ever(found: Any, key: str) -> bool:
-    return any(key in values for points in found for _, values in points)
+    return any(key in point.values for points in found for point in points)
 
 
-def _draw_groups(ax: Axes, points: Sequence[tuple[int, Mapping[str, float]]], what: str, *, legend: bool) -> None:
+def _share_within(share: float, number: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was found in so many examples (Wilson 1927)."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    return middle - half, middle + half
+
+
+def _draw_groups(ax: Axes, points: Sequence[Probed], what: str) -> None:
     for group, look in GROUP_LOOKS.items():
-        known = [(step, values[f"{group}/{what}"]) for step, values in points if f"{group}/{what}" in values]
+        known = [point for point in points if f"{group}/{what}" in point.values]
         if known:
-            ax.plot(
-                *zip(*known, strict=True), label=GROUP_NAMES.get(group, group), linewidth=1.7, **_dotted(known), **look
-            )
+            steps, values = [point.step for point in known], [point.values[f"{group}/{what}"] for point in known]
+            name = GROUP_NAMES.get(group, group)
+            ax.plot(steps, values, label=name, linewidth=1.7, **_dotted(known), **look)
+            ends = np.array([point.within(group, what) for point in known])
+            ax.fill_between(steps, ends[:, 0], ends[:, 1], color=look["color"], alpha=0.1, linewidth=0)
     _finish_panel(ax)
-    if legend:
-        ax.set_ylim(0, 1.03)
-        ax.legend(loc="lower right")
 
 
-def _draw_selectivity(ax: Axes, found: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], key: str) -> None:
-    for number, (name, points) in enumerate(found.items()):
-        known = [(step, values[key]) for step, values in points if key in values]
-        if known:
-            ax.plot(*zip(*known, strict=True), label=name, linewidth=1.7, **_dotted(known), **_look(number))
-    ax.axhline(0, color="#999999", linewidth=0.9)
-    # a ratio to a few right answers early in training would press all else together
-    ax.set_ylim(max(-1.05, ax.get_ylim()[0]), min(1.05, ax.get_ylim()[1]))
-    _finish_panel(ax)
+def _draw_selectivity(ax: Axes, found: Mapping[str, Sequence[Probed]], key: str, groups: tuple[str, str]) -> None:
+    """At the last probe. The interval of a difference is put together from those of its two sides (Newcombe 1998)."""
+    ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
+    for row, points in enumerate(found.values()):
+        values = points[-1].values
+        if key not in values:
+            continue
+        kept = [values[f"{group}/retention"] for group in groups]
+        (low, high), (other_low, other_high) = (points[-1].within(group, "retention") for group in groups)
+        down, up = np.hypot(kept[0] - low, other_high - kept[1]), np.hypot(high - kept[0], kept[1] - other_low)
+        ax.hlines(row, values[key] - down, values[key] + up, color=GREY, linewidth=2.0, zorder=2)
+        ax.plot([values[key]], [row], "D", color="black", markersize=5.5, markeredgecolor="white", zorder=3)
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(f"at step {max(points[-1].step for points in found.values()):,}, with 95 % interval", labelpad=3)
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
 
 
 def _dotted(points: Sequence[Any]) -> dict[str, Any]:

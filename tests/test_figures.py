@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from scipy.stats import binomtest
 
 from llf_ray.figures import (
     BLUE,
@@ -470,15 +471,21 @@ def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp
 # ---------------------------------------------------------------------------------------------- probes and studies
 
 
+COUNTS = {"clean": 900, "mislabelled": 90}
+
+
 def probed(folder: Path, perturbations: int) -> Path:
     """A run that was probed five times."""
     with Journal(folder / "journal.jsonl") as journal:
         for step in range(100, 600, 100):
             for number in range(perturbations + 1):
-                kept = {f"{group}/retention": 0.9 - 0.1 * number for group in ("clean", "mislabelled")}
-                values = {"clean/accuracy": 0.9, "mislabelled/accuracy": step / 600, "selectivity/mislabelled": 0.1}
+                shares = {"clean": 0.9, "mislabelled": step / 600}
+                left = {"clean": 0.9, "mislabelled": 0.9 - 0.1 * number} if number else dict.fromkeys(shares, 1.0)
+                kept = {f"{group}/retention": share for group, share in left.items()}
+                values = {f"{group}/accuracy": share * left[group] for group, share in shares.items()}
+                kept["selectivity/mislabelled"] = left["clean"] - left["mislabelled"]
                 name = f"magnitude {number} redraw of a long name" if number else "before"
-                record = {"kind": "probe", "step": step, "perturbation": name, "counts": {"clean": 9}}
+                record = {"kind": "probe", "step": step, "perturbation": name, "counts": COUNTS}
                 journal.append({**record, "values": values if number == 0 else values | kept})
     update_run(folder, name=folder.name)
     return folder
@@ -491,6 +498,26 @@ def test_probes_have_a_panel_for_each_perturbation(perturbations, drawn, tmp_pat
     (figure,) = drawn
     texts_inside(figure)
     assert len(figure.axes) == 2 + perturbations, "what is right, selectivity, and a panel each"
+    names = [text.get_text() for text in figure.subfigs[1].legends[0].get_texts()]
+    assert names == ["clean", "mislabelled"], "colours are those of groups alone"
+    _, selectivity, *panels = figure.axes
+    rows = [" ".join(label.get_text().split()) for label in tick_labels(selectivity.yaxis)]
+    assert rows == [f"magnitude {number} redraw of a long name" for number in range(1, perturbations + 1)]
+    (found,) = [line.get_xdata()[0] for line in selectivity.lines if line.get_marker() == "D"][:1]
+    assert found == pytest.approx(0.1)
+    right = {"clean": 0.9 * 0.9, "mislabelled": 500 / 600 * 0.8}  # after the first perturbation, at the last probe
+    ends = {
+        group: np.array(binomtest(round(share * COUNTS[group]), COUNTS[group]).proportion_ci(method="wilson")[:])
+        for group, share in right.items()
+    }
+    kept = {"clean": ends["clean"] / 0.9, "mislabelled": ends["mislabelled"] / (500 / 600)}
+    for group, band in zip(("clean", "mislabelled"), panels[0].collections, strict=True):
+        last = [y for x, y in band.get_paths()[0].vertices if x == 500]
+        assert (min(last), max(last)) == pytest.approx(tuple(kept[group]), abs=1e-4)
+    (low, high), (other_low, other_high) = kept["clean"], kept["mislabelled"]
+    bar = selectivity.collections[0].get_segments()[0][:, 0]
+    assert bar[0] == pytest.approx(0.1 - np.hypot(0.9 - low, other_high - 0.8), abs=1e-4)
+    assert bar[1] == pytest.approx(0.1 + np.hypot(high - 0.9, 0.8 - other_low), abs=1e-4)
     before = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert before["mislabelled"] == pytest.approx([step / 600 for step in range(100, 600, 100)])
 
