@@ -385,19 +385,14 @@ def _branch(text: str, folder: Path, prepared: Prepared) -> tuple[Path, int]:
 
 def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
     from llf_ray.cluster.launch import execute
+    from llf_ray.studies.show import draw_run
 
     _quiet(plain)
     heard, log_file = Heard(), made.folder / LOG
     (outcome,) = execute(
-        [made], title=made.folder.name, verbose=verbose, log_file=log_file, on_signal=heard, on_end=_draw_run
+        [made], title=made.folder.name, verbose=verbose, log_file=log_file, on_signal=heard, on_end=draw_run
     )
     _end([outcome], heard, _outcome_lines(made.folder, outcome), log_file)
-
-
-def _draw_run(folder: Path) -> None:
-    from llf_ray.figures import draw_all
-
-    draw_all(folder)
 
 
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:

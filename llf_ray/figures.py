@@ -1,4 +1,4 @@
-"""Every picture of the project, from plain data to a PNG. Nothing here reads plans; of a run the journal alone.
+"""Every picture of the project, from plain data to a PNG. Nothing here reads plans; of a run, its journal alone.
 
 Colours are Okabe and Ito's, which people of every colour vision tell apart; lines differ in their dashes too.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -30,6 +31,7 @@ __all__ = [
     "Band",
     "Course",
     "Courses",
+    "Differences",
     "Interval",
     "Lane",
     "Line",
@@ -59,6 +61,7 @@ ARM_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 PHASE_COLOURS = ("#cfe3f1", "#f7dcb0", "#c5e6da", "#eacfdf", "#dddddd", "#f4cdb9")
 DESCEND, HOLD, ASCEND = "#a9cde4", "#d0d0d0", "#e8a07c"
+MAY_END: Any = {"edgecolor": "white", "hatch": "////", "linewidth": 0}  # the second half of a phase without sure end
 
 RUN, PROBES = "figures/run.png", "figures/probes.png"  # where a run's pictures lie in its folder
 
@@ -108,12 +111,13 @@ def _count_steps(ax: Axes) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """A phase: optimizer steps [start, stop)."""
+    """A phase: optimizer steps [start, stop). ``until`` says what may end it before."""
 
     start: int
     stop: int
     name: str
     generation: int
+    until: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,9 @@ class Marks:
 class Timeline:
     """What a run will do, ready to be drawn.
 
-    ``held`` are the stretches in which the zeros of a mask stay zero; ``rates_note`` says what the lines leave out.
+    ``held`` are, by the name of a mask, the stretches in which its zeros stay zero: (start, stop, share of zeros, or
+    nan where it is not known). ``rates_note`` says what the lines leave out. ``ran`` are the steps [start, stop) that a
+    run has done of them; what lies outside is drawn faint.
     """
 
     title: str
@@ -156,6 +162,7 @@ class Timeline:
     marks: tuple[Marks, ...] = ()
     held: tuple[Lane, ...] = ()
     rates_note: str = ""
+    ran: tuple[int, int] | None = None
 
 
 WIDTH, LEFT, RIGHT = 11.0, 2.0, 0.3  # of a timeline, in inches: fixed, so that plans below one another share steps
@@ -185,7 +192,8 @@ def _ascends(picture: Timeline) -> bool:
 
 def _labels(picture: Timeline) -> list[str]:
     """Of the rows below the rates, in two lines at most."""
-    every = [*(lane.label for lane in (*picture.lanes, *picture.held)), *(marks.label for marks in picture.marks)]
+    held = [f"held at zero: {lane.label}" for lane in picture.held]
+    every = [*(lane.label for lane in picture.lanes), *held, *(marks.label for marks in picture.marks)]
     return ["\n".join(wrap(label, 32, max_lines=2, placeholder=" ...")) for label in every]
 
 
@@ -234,8 +242,18 @@ def _draw_timeline(sheet: Sheet, picture: Timeline, measured: Sequence[Measured]
         for band in picture.bands[1:]:
             if band.start not in generations:
                 ax.axvline(band.start, color="#cccccc", linewidth=0.8, linestyle=(0, (1, 2)), zorder=0.5)
+    for ax in filter(None, (strip, rates, ascent, lanes)):
+        _veil(ax, picture)
     lanes.tick_params(axis="x", bottom=True, labelbottom=True)
     _count_steps(lanes)
+
+
+def _veil(ax: Axes, picture: Timeline) -> None:
+    """Make faint what a run has not done."""
+    start, stop = picture.ran or (0, picture.total)
+    for low, high in ((0, start), (stop, picture.total)):
+        if low < high:
+            ax.axvspan(low, high, color="white", alpha=0.7, linewidth=0, zorder=6)
 
 
 def _generation_starts(bands: Sequence[Band]) -> list[int]:
@@ -259,6 +277,9 @@ def _draw_bands(ax: Axes, picture: Timeline) -> None:
             edgecolor="white",
             linewidth=0.6,
         )
+        if band.until:
+            half = (band.stop - band.start) / 2
+            ax.barh(0.0, half, left=band.start + half, height=0.9, color="none", **MAY_END)
         _write(ax, band.name, band.start, band.stop, 0.0)
     _number_generations(ax, picture)
     if len(names) > 1:
@@ -294,9 +315,9 @@ def _number_generations(ax: Axes, picture: Timeline) -> None:
         label.set_visible(number % every == 0)
 
 
-def _write(ax: Axes, words: str, start: int, stop: int, height: float) -> None:
+def _write(ax: Axes, words: str, start: int, stop: int, height: float, **style: Any) -> None:
     """Words in the middle of a stretch of steps, left out where they are wider than it."""
-    text = ax.text((start + stop) / 2, height, words, ha="center", va="center", fontsize=8.5)
+    text = ax.text((start + stop) / 2, height, words, ha="center", va="center", fontsize=8.5, **style)
     (low, _), (high, _) = ax.transData.transform([(start, 0), (stop, 0)])
     text.set_visible(text.get_window_extent().width + 4 < high - low)
 
@@ -382,8 +403,11 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             ax.barh(row, stop - start, left=start, height=0.66, color=_direction_colour(direction), linewidth=0)
     for row, lane in enumerate(picture.held, start=len(picture.lanes)):
         ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
-        for start, stop, _ in lane.spans:
+        for start, stop, share in lane.spans:
             ax.barh(row, stop - start, left=start, height=0.5, color="white", edgecolor=GREY, hatch="////", linewidth=0)
+            if np.isfinite(share):
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+                _write(ax, f"{100 * share:.3g} %", start, stop, row, bbox=box)
     for row, marks in enumerate(picture.marks, start=len(picture.lanes) + len(picture.held)):
         ax.axhline(row, color="#e3e3e3", linewidth=0.8, zorder=0.4)
         ax.plot(
@@ -406,6 +430,8 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
     strengths = sorted({-d for d in directions if d < 0})
     found.append((f"ascend x {', '.join(f'{s:g}' for s in strengths)}", ASCEND, bool(strengths)))
     handles = [Patch(color=colour, label=label) for label, colour, there in found if there]
+    untils = dict.fromkeys(band.until for band in picture.bands if band.until)
+    handles = [*(Patch(facecolor=GREY, label=f"may end early: {until}", **MAY_END) for until in untils), *handles]
     if len(handles) > 1:
         anchor = (1.0, 1.0)
         ax.legend(
@@ -413,7 +439,7 @@ def _draw_lanes(ax: Axes, picture: Timeline) -> None:
             loc="lower right",
             bbox_to_anchor=anchor,
             borderaxespad=0.15,
-            ncols=3,
+            ncols=len(handles),
             handlelength=1.2,
             columnspacing=1.2,
         )
@@ -433,15 +459,21 @@ class Measured:
     named: tuple[tuple[str, int, float], ...] = ()  # (name, step, value)
 
 
-def draw_all(run_folder: Path) -> None:
+def draw_all(run_folder: Path, planned: Timeline) -> None:
     """Every picture of a run that ended, into its folder."""
-    draw_run(run_folder, run_folder / RUN)
+    draw_run(run_folder, run_folder / RUN, planned)
     draw_probes(run_folder, run_folder / PROBES)
 
 
-def draw_run(run_folder: Path, path: Path) -> Path:
-    """Draw what became of a run, from its journal alone: training loss, validation and test score and learning rates by
-    optimizer step, with its phases and operations.
+def draw_run(run_folder: Path, path: Path, planned: Timeline) -> Path:
+    """Draw what became of a run: from its journal training loss, validation and test score by optimizer step, and how
+    much a mask holds at zero; above and below them phases, rates, directions and operations as they were planned.
+
+    Args:
+        run_folder: of the run.
+        path: where to.
+        planned: its plan, with the ends of the phases that were cut. Rates are drawn from it: the journal knows them
+            every few steps only, and a line through those points has other corners.
 
     Raises:
         ValueError: the run has begun no phase.
@@ -452,7 +484,7 @@ def draw_run(run_folder: Path, path: Path) -> Path:
         run.see(record)
     if run.total is None:
         raise ValueError(f"{run_folder} has begun no phase: there is nothing to draw")
-    picture = _run_timeline(run, records)
+    picture = _run_timeline(run, records, planned)
     measured = [one for one in (_training_loss(records), _scores(run, records)) if one.points or one.named]
     height = _height(picture) + len(measured) * (MEASURED + MEASURED_GAP)
     with _drawing(path, WIDTH, height, constrained=False) as figure:
@@ -460,47 +492,29 @@ def draw_run(run_folder: Path, path: Path) -> Path:
     return path
 
 
-def _run_timeline(run: RunSummary, records: Sequence[Mapping[str, Any]]) -> Timeline:
-    assert run.total is not None
-    phases = [record for record in records if record["kind"] == "phase"]
-    stops = [*(record["step"] for record in phases[1:]), min(phases[-1]["stop"], run.total)]
-    stretches = [(record, record["step"], stop) for record, stop in zip(phases, stops, strict=True)]
-    stretches = [stretch for stretch in stretches if stretch[1] < stretch[2]]
-    groups = list(dict.fromkeys(group for record in phases for group in record["directions"]))
-    groups.sort(key=lambda group: group == "rest")
-    operations: dict[str, list[int]] = {}
-    for record in records:
-        if record["kind"] == "operation":
-            operations.setdefault(record["operation"], []).append(record["step"])
-    told = f"{run.step:,} of {run.total:,}" if run.step < run.total else f"{run.total:,}"
-    return Timeline(
+def _run_timeline(run: RunSummary, records: Sequence[Mapping[str, Any]], planned: Timeline) -> Timeline:
+    begun = min(record["step"] for record in records if record["kind"] == "phase")
+    told = f"{run.step:,} of {planned.total:,}" if run.step < planned.total else f"{planned.total:,}"
+    return replace(
+        planned,
         title=f"{run.name}: {run.state}, {told} optimizer steps",
-        total=run.total,
-        bands=tuple(
-            Band(start=start, stop=stop, name=record["name"], generation=record["generation"])
-            for record, start, stop in stretches
+        bands=tuple(replace(band, until="") if band.stop <= run.step else band for band in planned.bands),
+        held=tuple(
+            replace(lane, spans=tuple((*span[:2], _sparsity(lane.label, span[0], records)) for span in lane.spans))
+            for lane in planned.held
         ),
-        lanes=tuple(
-            Lane(
-                label=group if len(groups) > 1 else "all layers",
-                spans=tuple((start, stop, record["directions"].get(group, 1.0)) for record, start, stop in stretches),
-            )
-            for group in groups
-        ),
-        lines=tuple(_rate_line(group, records) for group in groups),
-        marks=tuple(Marks(label=label, steps=tuple(steps)) for label, steps in operations.items()),
+        ran=(begun, run.step),
     )
 
 
-def _rate_line(group: str, records: Sequence[Mapping[str, Any]]) -> Line:
-    """A group's rate with its direction's sign; one that a phase has no rule for moves with the rest."""
-    points = []
-    for record in records:
-        values = record["values"] if record["kind"] == "metrics" else {}
-        label = group if f"lr/{group}" in values else "rest"
-        if f"lr/{label}" in values:
-            points.append((record["step"], values[f"lr/{label}"] * values.get(f"direction/{label}", 1.0)))
-    return Line(label=group, steps=tuple(step for step, _ in points), values=tuple(value for _, value in points))
+def _sparsity(mask: str, step: int, records: Sequence[Mapping[str, Any]]) -> float:
+    """Share of zeros of a mask as it is at a step; nan before it was made."""
+    made = [
+        r["masks"][mask]
+        for r in records
+        if r["kind"] == "operation" and mask in (r.get("masks") or {}) and r["step"] <= step
+    ]
+    return 1 - made[-1][0] / made[-1][1] if made else float("nan")
 
 
 def _training_loss(records: Sequence[Mapping[str, Any]]) -> Measured:
@@ -563,83 +577,120 @@ GROUP_LOOKS: Mapping[str, Mapping[str, Any]] = {
     "easy": {"color": SKY, "linestyle": DASHES[1]},
     "hard": {"color": ORANGE, "linestyle": DASHES[1]},
 }
-GROUP_NAMES = {"easy": "largest margin", "hard": "smallest margin"}
+GROUP_NAMES = {"easy": "easy (largest margin)", "hard": "hard (smallest margin)"}
 PANELS = 4  # panels in a row, one a perturbation
 
 
-def draw_probes(run_folder: Path, path: Path) -> Path | None:
-    """Draw what a run's probes found by optimizer step, from its journal alone; None where there are none.
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What a probe found at a step, how many examples each group has, and what it found before the perturbation."""
 
-    On top what each group of examples gets right, and how selective each perturbation is (retention of the clean or
-    easy group less that of the mislabelled or hard one); below the retention of every group, a panel a perturbation.
+    step: int
+    values: Mapping[str, float]
+    counts: Mapping[str, int]
+    before: Mapping[str, float] = field(default_factory=dict)
+
+    def within(self, group: str, what: str) -> tuple[float, float]:
+        """The interval of a group's accuracy, or of its retention, which divides it by the accuracy before: that is
+        taken as it is.
+        """
+        low, high = _share_within(self.values[f"{group}/accuracy"], self.counts[group])
+        whole = 1.0 if what == "accuracy" else self.before[f"{group}/accuracy"]
+        return low / whole, high / whole
+
+
+def draw_probes(run_folder: Path, path: Path) -> Path | None:
+    """Draw what a run's probes found, from its journal alone; None where there are none.
+
+    On top what each group of examples gets right by optimizer step, and how selective each perturbation was at the last
+    probe (retention of the clean or easy group less that of the mislabelled or hard one), a row each; below the
+    retention of every group by optimizer step, a panel a perturbation. Bands and bars are 95 % intervals of so many
+    examples (`_share_within`), not of seeds: a run has one.
     """
     records = [record for record in read(run_folder / "journal.jsonl") if record["kind"] == "probe"]
-    found: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+    found: dict[str, list[Probed]] = {}
     for record in records:
-        found.setdefault(record["perturbation"], []).append((record["step"], record["values"]))
+        point = Probed(step=record["step"], values=record["values"], counts=record["counts"])
+        found.setdefault(record["perturbation"], []).append(point)
     before = found.pop("before", [])
-    if not before:
+    right = {point.step: point.values for point in before}
+    found = {name: [replace(point, before=right[point.step]) for point in of] for name, of in found.items()}
+    if not before or not found:
         return None
     rows = -(-len(found) // PANELS)
-    selective = [(key, title) for key, title in SELECTIVITIES if _ever(found.values(), key)]
-    with _drawing(path, 11.5, 3.7 + 2.5 * rows) as figure:
-        grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1.35, *[1.0] * rows])
-        width = 12 // (1 + len(selective))
-        first = figure.add_subplot(grid[0, :width])
-        _draw_groups(first, before, "accuracy", legend=True)
-        first.set_title("right, before the perturbation")
-        for place, (key, title) in enumerate(selective, start=1):
-            ax = figure.add_subplot(grid[0, place * width : (place + 1) * width])
-            _draw_selectivity(ax, found, key)
-            ax.set_title(title)
-            if place == 1:
-                figure.legend(
-                    *ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(found)), title=""
-                )
-        for place, (name, points) in enumerate(found.items()):
-            row, column = divmod(place, PANELS)
-            ax = figure.add_subplot(grid[1 + row, 3 * column : 3 * column + 3])
-            _draw_groups(ax, points, "retention", legend=False)
+    selective = [(key, title, groups) for key, title, groups in SELECTIVITIES if _ever(found.values(), key)]
+    names = ["\n".join(wrap(name, 28)) for name in found]
+    high = max(2.6, 0.9 + 0.19 * sum(1 + name.count("\n") for name in names))
+    with _drawing(path, 11.5, 0.6 + high + 2.3 * rows) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=[high, 0.3 + 2.3 * rows])
+        first, *others = above.subplots(1, 1 + len(selective), squeeze=False)[0]
+        _draw_groups(first, before, "accuracy")
+        first.set_ylim(0, 1.03)
+        first.set_title("right, before the perturbation", fontsize=10)
+        for number, (ax, (key, title, groups)) in enumerate(zip(others, selective, strict=True)):
+            _draw_selectivity(ax, found, key, groups)
+            ax.set_yticks(range(len(names)), names if not number else [""] * len(names), fontsize=8)
+            ax.set_title(title, fontsize=10)
+        panels = below.subplots(rows, PANELS, squeeze=False).flatten()
+        for place, (ax, name, points) in enumerate(zip(panels, names, found.values(), strict=False)):
+            _draw_groups(ax, points, "retention")
             ax.set_ylim(0, 1.25)
-            ax.set_title("\n".join(wrap(name, 28)), fontsize=9)
-            if not column:
+            ax.set_title(name, fontsize=9)
+            if place % PANELS == 0:
                 ax.set_ylabel("retention")
+        for ax in panels[len(found) :]:
+            ax.remove()
+        below.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=len(GROUP_LOOKS))
         figure.suptitle(shortened(f"{blank_summary(run_folder).name}: targeted forgetting on a clone", 90))
     return path
 
 
 SELECTIVITIES = (
-    ("selectivity/mislabelled", "retention, clean less mislabelled"),
-    ("selectivity/hard", "retention, easy less hard"),
+    ("selectivity/mislabelled", "retention, clean less mislabelled", ("clean", "mislabelled")),
+    ("selectivity/hard", "retention, easy less hard", ("easy", "hard")),
 )
 
 
 def _ever(found: Any, key: str) -> bool:
-    return any(key in values for points in found for _, values in points)
+    return any(key in point.values for points in found for point in points)
 
 
-def _draw_groups(ax: Axes, points: Sequence[tuple[int, Mapping[str, float]]], what: str, *, legend: bool) -> None:
+def _share_within(share: float, number: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was found in so many examples (Wilson 1927)."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    return middle - half, middle + half
+
+
+def _draw_groups(ax: Axes, points: Sequence[Probed], what: str) -> None:
     for group, look in GROUP_LOOKS.items():
-        known = [(step, values[f"{group}/{what}"]) for step, values in points if f"{group}/{what}" in values]
+        known = [point for point in points if f"{group}/{what}" in point.values]
         if known:
-            ax.plot(
-                *zip(*known, strict=True), label=GROUP_NAMES.get(group, group), linewidth=1.7, **_dotted(known), **look
-            )
+            steps, values = [point.step for point in known], [point.values[f"{group}/{what}"] for point in known]
+            name = GROUP_NAMES.get(group, group)
+            ax.plot(steps, values, label=name, linewidth=1.7, **_dotted(known), **look)
+            ends = np.array([point.within(group, what) for point in known])
+            ax.fill_between(steps, ends[:, 0], ends[:, 1], color=look["color"], alpha=0.1, linewidth=0)
     _finish_panel(ax)
-    if legend:
-        ax.set_ylim(0, 1.03)
-        ax.legend(loc="lower right")
 
 
-def _draw_selectivity(ax: Axes, found: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], key: str) -> None:
-    for number, (name, points) in enumerate(found.items()):
-        known = [(step, values[key]) for step, values in points if key in values]
-        if known:
-            ax.plot(*zip(*known, strict=True), label=name, linewidth=1.7, **_dotted(known), **_look(number))
-    ax.axhline(0, color="#999999", linewidth=0.9)
-    # a ratio to a few right answers early in training would press all else together
-    ax.set_ylim(max(-1.05, ax.get_ylim()[0]), min(1.05, ax.get_ylim()[1]))
-    _finish_panel(ax)
+def _draw_selectivity(ax: Axes, found: Mapping[str, Sequence[Probed]], key: str, groups: tuple[str, str]) -> None:
+    """At the last probe. The interval of a difference is put together from those of its two sides (Newcombe 1998)."""
+    ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
+    for row, points in enumerate(found.values()):
+        values = points[-1].values
+        if key not in values:
+            continue
+        kept = [values[f"{group}/retention"] for group in groups]
+        (low, high), (other_low, other_high) = (points[-1].within(group, "retention") for group in groups)
+        down, up = np.hypot(kept[0] - low, other_high - kept[1]), np.hypot(high - kept[0], kept[1] - other_low)
+        ax.hlines(row, values[key] - down, values[key] + up, color=GREY, linewidth=2.0, zorder=2)
+        ax.plot([values[key]], [row], "D", color="black", markersize=5.5, markeredgecolor="white", zorder=3)
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(f"at step {max(points[-1].step for points in found.values()):,}, with 95 % interval", labelpad=3)
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
 
 
 def _dotted(points: Sequence[Any]) -> dict[str, Any]:
@@ -674,15 +725,22 @@ class Arm:
 
 
 def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "accuracy") -> Path:
-    """Draw validation scores by budget (mean line, and up to six arms a band from the lowest seed to the highest) and
-    test scores at its end.
+    """Draw validation scores by budget and test scores at its end.
+
+    Arms that have a colour each lie over one another: mean lines, up to six with a band from the lowest seed to the
+    highest. More have a panel each, in which the others are grey, and a row each of test scores.
     """
-    many = len(arms) > 6
-    with _drawing(path, 10.5, 5.0 + 0.25 * many * len(arms) / 2) as figure:
-        main, side = figure.subplots(1, 2, width_ratios=[4.0, min(3.0, max(1.0, 0.28 * len(arms)))])
+    draw = _compare_few if len(arms) <= len(ARM_COLOURS) else _compare_many
+    draw(title, arms, path, metric)
+    return path
+
+
+def _compare_few(title: str, arms: Sequence[Arm], path: Path, metric: str) -> None:
+    with _drawing(path, 10.5, 5.2) as figure:
+        main, side = figure.subplots(1, 2, width_ratios=[4.0, max(1.0, 0.28 * len(arms))])
         looks = _looks([arm.label for arm in arms])
         for arm in arms:
-            _draw_arm(main, arm, looks[arm.label], band=not many)
+            _draw_arm(main, arm, looks[arm.label], band=len(arms) <= 6)
         _draw_test(side, arms, looks, metric)
         main.set_title(shortened(title, 90))
         main.set_ylabel(f"validation {metric.replace('_', ' ')}")
@@ -696,11 +754,71 @@ def comparison(title: str, arms: Sequence[Arm], path: Path, *, metric: str = "ac
         handles, labels = main.get_legend_handles_labels()
         if any(arm.ascents for arm in arms):
             handles, labels = [*handles, Patch(color="#b0b0b0")], [*labels, "ascent (below, in the arm's colour)"]
-        if many:
+        if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=3.2)
-        elif handles:
-            main.legend(handles, labels, loc="lower right", handlelength=3.2)
-    return path
+
+
+ACROSS = 3  # panels in a row, one an arm
+
+
+def _compare_many(title: str, arms: Sequence[Arm], path: Path, metric: str) -> None:
+    rows = -(-len(arms) // ACROSS)
+    with _drawing(path, 12.0, 1.0 + max(1.45 * rows, 0.3 * len(arms))) as figure:
+        grid = figure.add_gridspec(rows, ACROSS + 1, width_ratios=[1.0] * ACROSS + [1.7])
+        first: Axes | None = None
+        for number, arm in enumerate(arms):
+            row, column = divmod(number, ACROSS)
+            ax = first = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
+            _draw_alone(ax, arm, arms)
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
+            ax.tick_params(labelleft=not column, labelbottom=number + ACROSS >= len(arms))
+            if row < rows - 1:
+                ax.set_xlabel("")
+        assert first is not None
+        first.set_xlim(left=0)
+        first.set_ylim(*_range(arms))
+        figure.supylabel(f"validation {metric.replace('_', ' ')}", fontsize=10)
+        _draw_test_rows(figure.add_subplot(grid[:, ACROSS]), arms, metric)
+        figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        looks: list[Any] = [Patch(color=BLUE, alpha=0.3), Patch(color="#cccccc")]
+        words = ["the arm: mean and range of its seeds", "every other arm: mean"]
+        if any(arm.ascents for arm in arms):
+            looks, words = [*looks, Patch(color=RED)], [*words, "the arm ascends"]
+        figure.legend(looks, words, loc="outside lower center", ncols=3)
+
+
+def _draw_alone(ax: Axes, arm: Arm, arms: Sequence[Arm]) -> None:
+    """One arm over all others in grey."""
+    for other in arms:
+        steps, scores = _on_common_steps(other.curves)
+        if other is not arm and steps:
+            ax.plot(steps, scores.mean(0), color="#cccccc", linewidth=0.8, zorder=1)
+    _draw_arm(ax, arm, {"color": BLUE, "linestyle": "-"}, band=True)
+    _draw_boundaries(ax, [arm], {arm.label: {"color": RED}})
+    ax.set_title(shortened(arm.label, 30), fontsize=9.5, pad=3)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    _count_steps(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _draw_test_rows(ax: Axes, arms: Sequence[Arm], metric: str) -> None:
+    """Every arm's seeds as dots in a row, their mean as a bar; its value stands at the right margin."""
+    ax.set_title("test, with means")
+    for row, arm in enumerate(arms):
+        scores = list(arm.test.values())
+        if scores:
+            mean = float(np.mean(scores))
+            ax.plot(scores, [row] * len(scores), "o", color=BLUE, alpha=0.55, markersize=5, zorder=3)
+            ax.vlines(mean, row - 0.3, row + 0.3, color="black", linewidth=2.2, zorder=4)
+            where = ax.get_yaxis_transform()
+            ax.text(1.03, row, _in_full(mean, metric), transform=where, va="center", ha="left", fontsize=9)
+    ax.set_yticks(range(len(arms)), [shortened(arm.label, 24) for arm in arms])
+    ax.set_ylim(len(arms) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _score(value, metric)))
+    ax.grid(color="#e6e6e6", linewidth=0.8)
 
 
 def _score(value: float, metric: str) -> str:
@@ -761,7 +879,8 @@ def _draw_arm(ax: Axes, arm: Arm, look: Mapping[str, Any], *, band: bool) -> Non
     steps, scores = _on_common_steps(arm.curves)
     if not steps:
         return
-    ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=3.2, linewidth=2.0, zorder=3, **look)
+    size = 3.2 if len(steps) > 1 else 7.0  # a single point is no line
+    ax.plot(steps, scores.mean(0), label=arm.label, marker="o", markersize=size, linewidth=2.0, zorder=3, **look)
     if band and len(scores) > 1:
         ax.fill_between(steps, scores.min(0), scores.max(0), color=look["color"], alpha=0.15, linewidth=0, zorder=2)
 
@@ -942,7 +1061,8 @@ def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
     rows = -(-len(panels) // columns)
     labels = list(dict.fromkeys(course.label for panel in panels for course in panel.courses))
     looks = {label: _look(number) for number, label in enumerate(labels)}
-    size = (7.6, 4.8) if len(panels) == 1 else (1.5 + 5.2 * columns, 0.7 + 3.4 * rows)
+    wide = 5.2 if columns < 3 else 3.6  # a picture that is wider than a page has small words there
+    size = (7.6, 4.8) if len(panels) == 1 else (1.5 + wide * columns, 0.7 + 0.65 * wide * rows)
     with _drawing(path, *size) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, panel in zip(axes, panels, strict=False):
@@ -964,9 +1084,12 @@ def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any
     for course in panel.courses:
         look = looks[course.label]
         means = [float(np.mean(values)) for values in course.values]
-        ax.plot(course.times, means, label=course.label, linewidth=1.8, zorder=3, **look)
+        alone = {"marker": "D", "markersize": 6.0} if len(means) == 1 else {}  # a single point is no line
+        ax.plot(course.times, means, label=course.label, linewidth=1.8, zorder=3, **alone, **look)
         low, high = [min(values) for values in course.values], [max(values) for values in course.values]
         ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)
+        if alone:
+            ax.vlines(course.times, low, high, color=look["color"], alpha=0.35, linewidth=3.0, zorder=2)
         if panel.dots:
             times = np.repeat(course.times, [len(values) for values in course.values])
             dots = np.concatenate(course.values)
@@ -1011,28 +1134,52 @@ class Interval:
     by_seed: tuple[float, ...]
 
 
-def intervals(title: str, columns: Mapping[str, Sequence[Interval]], path: Path, *, across: str) -> Path:
-    """Draw differences from zero, a row each and a column of axes for each quantity: mean and interval as a bar, single
-    seeds as dots; in colour where the interval leaves out zero. All columns have the same rows.
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """A measure's differences; ``unit`` is theirs."""
+
+    title: str
+    unit: str
+    rows: Sequence[Interval]
+
+
+def intervals(title: str, panels: Sequence[Differences], path: Path) -> Path:
+    """Draw differences from zero, a row each and a panel for each measure, three side by side: mean and interval as a
+    bar, single seeds as dots; in colour where the interval leaves out zero.
     """
-    rows = [one.label for one in next(iter(columns.values()))]
-    with _drawing(path, 2.2 + 2.9 * len(columns), 1.3 + 0.36 * len(rows)) as figure:
-        every = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for ax, (name, found) in zip(every, columns.items(), strict=True):
-            ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
-            for one in found:
-                row = rows.index(one.label)
-                sure = one.ends is not None and (one.ends[0] > 0 or one.ends[1] < 0)
-                colour = BLUE if sure else GREY
-                if one.ends is not None:
-                    ax.hlines(row, *one.ends, color=colour, linewidth=2.2, zorder=2)
-                ax.plot(one.by_seed, [row] * len(one.by_seed), "o", color=colour, markersize=3.4, alpha=0.55, zorder=3)
-                ax.plot([one.mean], [row], "D", color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
-            ax.set_title(shortened(name, 34), fontsize=10)
-            ax.set_xlabel(across)
-            ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-            ax.tick_params(axis="y", length=0)
+    rows = list(dict.fromkeys(one.label for panel in panels for one in panel.rows))
+    across, down = min(3, len(panels)), -(-len(panels) // 3)
+    with _drawing(path, 2.2 + 2.9 * across, 0.8 + (0.9 + 0.3 * len(rows)) * down) as figure:
+        every = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
+        for ax, panel in zip(every, panels, strict=False):
+            _draw_differences(ax, panel, rows)
+        for ax in every[len(panels) :]:
+            ax.remove()
         every[0].set_yticks(range(len(rows)), rows)
         every[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        looks: dict[str, Any] = {"marker": "D", "markersize": 6.5, "markeredgecolor": "white", "linewidth": 2.2}
+        words = {BLUE: "the 95 % interval leaves out zero", GREY: "it holds zero, or there is none"}
+        handles = [Line2D([], [], color=colour, label=label, **looks) for colour, label in words.items()]
+        handles.append(
+            Line2D([], [], color=GREY, alpha=0.55, linestyle="none", marker="o", markersize=3.4, label="a seed")
+        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return path
+
+
+def _draw_differences(ax: Axes, panel: Differences, rows: Sequence[str]) -> None:
+    ax.axvline(0, color="#555555", linewidth=1.0, zorder=1)
+    for one in panel.rows:
+        row = rows.index(one.label)
+        sure = one.ends is not None and (one.ends[0] > 0 or one.ends[1] < 0)
+        colour = BLUE if sure else GREY
+        if one.ends is not None:
+            ax.hlines(row, *one.ends, color=colour, linewidth=2.2, zorder=2)
+        ax.plot(one.by_seed, [row] * len(one.by_seed), "o", color=colour, markersize=3.4, alpha=0.55, zorder=3)
+        ax.plot([one.mean], [row], "D", color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
+    ax.set_title(shortened(panel.title, 40), fontsize=10)
+    ax.set_xlabel(panel.unit)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    ax.tick_params(axis="y", length=0)

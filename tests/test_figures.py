@@ -12,13 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from scipy.stats import binomtest
 
 from llf_ray.figures import (
+    BLUE,
     SCHEDULES,
     Arm,
     Band,
     Course,
     Courses,
+    Differences,
     Interval,
     Lane,
     Line,
@@ -182,7 +185,7 @@ def test_the_ticks_of_the_ascent_reach_its_whole_curve(scale, drawn, tmp_path):
 
 
 def test_masks_that_hold_zeros_have_a_hatched_row(drawn, tmp_path):
-    held = (Lane(label="held at zero: alive", spans=((1000, 2000, 0.0),)),)
+    held = (Lane(label="alive", spans=((1000, 2000, 0.75),)),)
     timeline([replace(plan(2), held=held)], tmp_path / "plan.png")
     lanes = drawn[0].axes[-1]
     (bar,) = [patch for patch in lanes.patches if patch.get_hatch()]
@@ -190,6 +193,20 @@ def test_masks_that_hold_zeros_have_a_hatched_row(drawn, tmp_path):
     row = round(bar.get_y() + bar.get_height() / 2)
     assert lanes.get_yticklabels()[row].get_text() == "held at zero: alive"
     assert lanes.get_yticklabels()[row + 1].get_text() == "redraw rest"
+    assert [text.get_text() for text in lanes.texts if text.get_visible()] == ["75 %"]
+    alone = replace(held[0], spans=((1000, 2000, float("nan")),))
+    timeline([replace(plan(2), held=(alone,))], tmp_path / "plan.png")
+    assert not drawn[1].axes[-1].texts, "before it is made nobody knows how much"
+
+
+def test_a_phase_that_may_end_early_is_hatched_in_its_second_half(drawn, tmp_path):
+    bands = [replace(band, until="loss >= 1.3 x" if band.name == "ascent" else "") for band in plan(3).bands]
+    timeline([replace(plan(3), bands=tuple(bands))], tmp_path / "plan.png")
+    strip = drawn[0].axes[0]
+    hatched = [(patch.get_x(), patch.get_width()) for patch in strip.patches if patch.get_hatch()]
+    assert hatched == [(1125, 125), (2125, 125)]
+    assert drawn[0].axes[-1].get_legend().get_texts()[0].get_text() == "may end early: loss >= 1.3 x"
+    texts_inside(drawn[0])
 
 
 def test_what_rates_leave_out_is_said_beside_them(drawn, tmp_path):
@@ -230,7 +247,7 @@ def arms(number: int, seeds: int) -> list[Arm]:
     ]
 
 
-@pytest.mark.parametrize(("number", "seeds"), [(1, 1), (4, 2), (10, 5)])
+@pytest.mark.parametrize(("number", "seeds"), [(1, 1), (4, 2), (8, 5)])
 def test_a_comparison_shows_mean_band_and_test(number, seeds, drawn, tmp_path):
     path = comparison("a comparison", arms(number, seeds), tmp_path / "comparison.png")
     assert imread(path).std() > 0.05
@@ -244,12 +261,43 @@ def test_a_comparison_shows_mean_band_and_test(number, seeds, drawn, tmp_path):
     assert len([line for line in side.lines if len(line.get_xdata()) == seeds]) == number
 
 
+def test_more_arms_than_colours_have_a_panel_each(drawn, tmp_path):
+    every = arms(18, 3)
+    late = replace(every[4], curves={seed: points[-1:] for seed, points in every[4].curves.items()}, ascents=())
+    every[4] = replace(late, test={0: 0.5, 1: 0.7, 2: 0.9})
+    comparison("a comparison", every, tmp_path / "comparison.png")
+    (figure,) = drawn
+    texts_inside(figure)
+    *panels, side = figure.axes
+    assert [ax.get_title(loc="left") for ax in panels] == [arm.label for arm in every]
+    assert len({ax.get_ylim() for ax in panels}) == 1
+    own = [[line for line in ax.lines if line.get_color() == BLUE] for ax in panels]
+    assert [len(lines) for lines in own] == [1] * 18, "one in colour"
+    assert own[4][0].get_markersize() > own[3][0].get_markersize(), "a single point is seen"
+    others = [line for line in panels[0].lines if line.get_color() == "#cccccc"]
+    assert len(others) == 17
+    ascending = [any(bar.get_transform() == ax.get_xaxis_transform() for bar in ax.collections) for ax in panels]
+    assert ascending == [number != 4 for number in range(18)], "whose ascent it is, is where it is drawn"
+    assert [label.get_text() for label in tick_labels(side.yaxis)] == [arm.label for arm in every]
+    assert [text.get_text() for text in side.texts][4] == "70.0 %"
+    boxes = [text.get_window_extent() for text in side.texts]
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_the_key_of_a_comparison_lies_beside_its_axes(number, drawn, tmp_path):
+    comparison("a comparison", arms(number, 2), tmp_path / "comparison.png")
+    (figure,) = drawn
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert not any(ax.get_legend() or box.overlaps(ax.get_window_extent()) for ax in figure.axes)
+
+
 def colours(drawn: list[Figure], names: list[str], folder: Path) -> dict[str, tuple[object, str]]:
-    """Colour and dashes of each arm in a picture of these."""
-    some = [replace(arm, label=name) for arm, name in zip(arms(len(names), 1), names, strict=True)]
-    comparison("", some, folder / "c.png")
-    lines = {line.get_label(): line for line in drawn[-1].axes[0].lines}
-    return {name: (lines[name].get_color(), str(lines[name]._unscaled_dash_pattern)) for name in names}
+    """Colour and dashes of each name in a picture of these."""
+    depths("", {name: [1, 2] for name in names}, ["input"], folder / "d.png")
+    lines = zip(names, drawn[-1].axes[0].lines, strict=True)
+    return {name: (line.get_color(), str(line._unscaled_dash_pattern)) for name, line in lines}
 
 
 def test_a_schedule_keeps_its_colour_whoever_else_is_compared(drawn, tmp_path):
@@ -311,7 +359,7 @@ def journalled(folder: Path, *, steps: int = 200, end: str = "finished") -> Path
             )
             if index == 1:
                 operation = {"kind": "operation", "step": start, "generation": 1, "operation": "redraw head"}
-                journal.append({**operation, "entries": 1, "tensors": 1})
+                journal.append({**operation, "entries": 1, "tensors": 1, "masks": {"alive": [5, 8]}})
             for step in range(start + 10, min(stop, steps) + 1, 10):
                 rates = {f"lr/{group}": 0.1 for group in directions}
                 rates |= {f"direction/{group}": direction for group, direction in directions.items()}
@@ -324,8 +372,35 @@ def journalled(folder: Path, *, steps: int = 200, end: str = "finished") -> Path
     return folder
 
 
-def test_a_run_is_drawn_from_its_journal(drawn, tmp_path):
-    path = draw_run(journalled(tmp_path / "seal"), tmp_path / "figures" / "run.png")
+def seal_plan(last: int = 200) -> Timeline:
+    """The plan of that run: every rate falls from 0.1 to 0 within a phase."""
+    ends = ((0, 100), (100, 120), (120, last))
+    rates = [0.1 * (stop - step) / (stop - start) for start, stop in ends for step in range(start, stop)]
+    early = [-0.05 * rate if 100 <= step < 120 else rate for step, rate in enumerate(rates)]
+    names = (("train", 0), ("ascent", 1), ("descent", 1))
+    steps = tuple(range(last))
+    return Timeline(
+        title="planned",
+        total=last,
+        bands=tuple(
+            Band(start=start, stop=stop, name=name, generation=generation, until="loss >= 2" * (name == "ascent"))
+            for (start, stop), (name, generation) in zip(ends, names, strict=True)
+        ),
+        lanes=(
+            Lane(label="early", spans=tuple((*end, -0.05 if end[0] == 100 else 1.0) for end in ends)),
+            Lane(label="rest", spans=tuple((*end, 1.0) for end in ends)),
+        ),
+        lines=(
+            Line(label="early", steps=steps, values=tuple(early)),
+            Line(label="rest", steps=steps, values=tuple(rates)),
+        ),
+        marks=(Marks(label="redraw head", steps=(100,)), Marks(label="new optimizer", steps=(100,))),
+        held=(Lane(label="alive", spans=((0, 100, float("nan")), (100, last, float("nan")))),),
+    )
+
+
+def test_a_run_is_drawn_from_its_journal_and_its_plan(drawn, tmp_path):
+    path = draw_run(journalled(tmp_path / "seal"), tmp_path / "figures" / "run.png", seal_plan())
     assert imread(path).std() > 0.05
     (figure,) = drawn
     texts_inside(figure)
@@ -340,27 +415,36 @@ def test_a_run_is_drawn_from_its_journal(drawn, tmp_path):
     for ax in (loss, accuracy):
         assert {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1} >= {100, 120}
     assert np.nanmin(ascent.lines[0].get_ydata()) == pytest.approx(-0.005)
-    assert np.nanmin(rates.lines[0].get_ydata()) == pytest.approx(0.1)
-    assert [label.get_text() for label in lanes.get_yticklabels()] == ["early", "rest", "redraw head"]
+    rest = rates.lines[1]
+    assert rest.get_ydata()[:100] == pytest.approx([0.1 * (1 - step / 100) for step in range(100)]), "the plan's curve"
+    names = [label.get_text() for label in lanes.get_yticklabels()]
+    assert names == ["early", "rest", "held at zero: alive", "redraw head", "new optimizer"]
+    assert [text.get_text() for text in lanes.texts if text.get_visible()] == ["37.5 %"], "since its mask was made"
+    assert not [patch for patch in strip.patches if patch.get_hatch()], "how long the ascent took is known"
 
 
 def test_a_run_that_was_cut_is_drawn_to_its_own_end(drawn, tmp_path):
-    draw_run(journalled(tmp_path / "seal", steps=170), tmp_path / "run.png")
+    draw_run(journalled(tmp_path / "seal", steps=170), tmp_path / "run.png", seal_plan(170))
     assert drawn[0].axes[0].get_xlim() == (0, 170)
     assert drawn[0].axes[0].patches[-1].get_width() == 50
 
 
 def test_a_run_that_failed_is_drawn_as_far_as_it_came(drawn, tmp_path):
-    draw_run(journalled(tmp_path / "seal", steps=90, end="failed"), tmp_path / "run.png")
+    draw_run(journalled(tmp_path / "seal", steps=90, end="failed"), tmp_path / "run.png", seal_plan())
     title = drawn[0].axes[0]._left_title.get_text()
     assert title == "seal: failed, 90 of 200 optimizer steps"
     assert drawn[0].axes[2].get_legend() is None
+    strip, *_, lanes = drawn[0].axes
+    for ax in (strip, lanes):
+        veil = [patch for patch in ax.patches if patch.get_alpha() == 0.7]
+        assert [(patch.get_x(), patch.get_width()) for patch in veil] == [(90, 110)], "what was not done is faint"
+    assert [patch.get_x() for patch in strip.patches if patch.get_hatch()] == [110], "and may still end early"
 
 
 def test_a_run_without_a_phase_is_not_drawn(tmp_path):
     update_run(tmp_path / "seal", name="seal")
     with pytest.raises(ValueError, match="has begun no phase"):
-        draw_run(tmp_path / "seal", tmp_path / "run.png")
+        draw_run(tmp_path / "seal", tmp_path / "run.png", seal_plan())
 
 
 def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp_path):
@@ -387,15 +471,21 @@ def test_courses_are_panels_with_one_legend_and_the_end_that_is_known(drawn, tmp
 # ---------------------------------------------------------------------------------------------- probes and studies
 
 
+COUNTS = {"clean": 900, "mislabelled": 90}
+
+
 def probed(folder: Path, perturbations: int) -> Path:
     """A run that was probed five times."""
     with Journal(folder / "journal.jsonl") as journal:
         for step in range(100, 600, 100):
             for number in range(perturbations + 1):
-                kept = {f"{group}/retention": 0.9 - 0.1 * number for group in ("clean", "mislabelled")}
-                values = {"clean/accuracy": 0.9, "mislabelled/accuracy": step / 600, "selectivity/mislabelled": 0.1}
+                shares = {"clean": 0.9, "mislabelled": step / 600}
+                left = {"clean": 0.9, "mislabelled": 0.9 - 0.1 * number} if number else dict.fromkeys(shares, 1.0)
+                kept = {f"{group}/retention": share for group, share in left.items()}
+                values = {f"{group}/accuracy": share * left[group] for group, share in shares.items()}
+                kept["selectivity/mislabelled"] = left["clean"] - left["mislabelled"]
                 name = f"magnitude {number} redraw of a long name" if number else "before"
-                record = {"kind": "probe", "step": step, "perturbation": name, "counts": {"clean": 9}}
+                record = {"kind": "probe", "step": step, "perturbation": name, "counts": COUNTS}
                 journal.append({**record, "values": values if number == 0 else values | kept})
     update_run(folder, name=folder.name)
     return folder
@@ -408,6 +498,26 @@ def test_probes_have_a_panel_for_each_perturbation(perturbations, drawn, tmp_pat
     (figure,) = drawn
     texts_inside(figure)
     assert len(figure.axes) == 2 + perturbations, "what is right, selectivity, and a panel each"
+    names = [text.get_text() for text in figure.subfigs[1].legends[0].get_texts()]
+    assert names == ["clean", "mislabelled"], "colours are those of groups alone"
+    _, selectivity, *panels = figure.axes
+    rows = [" ".join(label.get_text().split()) for label in tick_labels(selectivity.yaxis)]
+    assert rows == [f"magnitude {number} redraw of a long name" for number in range(1, perturbations + 1)]
+    (found,) = [line.get_xdata()[0] for line in selectivity.lines if line.get_marker() == "D"][:1]
+    assert found == pytest.approx(0.1)
+    right = {"clean": 0.9 * 0.9, "mislabelled": 500 / 600 * 0.8}  # after the first perturbation, at the last probe
+    ends = {
+        group: np.array(binomtest(round(share * COUNTS[group]), COUNTS[group]).proportion_ci(method="wilson")[:])
+        for group, share in right.items()
+    }
+    kept = {"clean": ends["clean"] / 0.9, "mislabelled": ends["mislabelled"] / (500 / 600)}
+    for group, band in zip(("clean", "mislabelled"), panels[0].collections, strict=True):
+        last = [y for x, y in band.get_paths()[0].vertices if x == 500]
+        assert (min(last), max(last)) == pytest.approx(tuple(kept[group]), abs=1e-4)
+    (low, high), (other_low, other_high) = kept["clean"], kept["mislabelled"]
+    bar = selectivity.collections[0].get_segments()[0][:, 0]
+    assert bar[0] == pytest.approx(0.1 - np.hypot(0.9 - low, other_high - 0.8), abs=1e-4)
+    assert bar[1] == pytest.approx(0.1 + np.hypot(high - 0.9, 0.8 - other_low), abs=1e-4)
     before = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert before["mislabelled"] == pytest.approx([step / 600 for step in range(100, 600, 100)])
 
@@ -439,17 +549,46 @@ def test_a_sweep_shows_means_bands_and_seeds(drawn, tmp_path):
     assert named.axes[0].get_ylim()[1] == 0.2
 
 
+def test_a_course_of_one_time_is_seen(drawn, tmp_path):
+    lines = [
+        Course(label="none", times=(180,), values=((0.2, 0.4),)),
+        Course(label="a", times=(0, 180), values=((1,),) * 2),
+    ]
+    courses([Courses(title="t", time="x", measure="y", courses=lines)], tmp_path / "c.png")
+    (ax,) = drawn[0].axes
+    one, line = ax.lines
+    assert (one.get_marker(), list(one.get_ydata())) == ("D", [pytest.approx(0.3)])
+    assert line.get_marker() == "None", "a line needs no mark"
+    assert [tuple(end) for end in ax.collections[1].get_segments()[0]] == [(180, 0.2), (180, 0.4)]
+
+
+def test_eight_panels_fit_a_page(drawn, tmp_path):
+    line = Course(label="a", times=(0, 10), values=((0.1,), (0.2,)))
+    panels = [Courses(title=str(number), time="x", measure="y", courses=[line]) for number in range(8)]
+    courses(panels, tmp_path / "c.png", columns=3)
+    assert drawn[0].get_figwidth() < 13
+    texts_inside(drawn[0])
+
+
 def test_intervals_that_hold_zero_are_grey(drawn, tmp_path):
     rows = [
         Interval(label="up", mean=2.0, ends=(1.0, 3.0), by_seed=(1.5, 2.5)),
         Interval(label="unsure", mean=0.5, ends=(-1.0, 2.0), by_seed=(0.0, 1.0)),
         Interval(label="one seed", mean=0.5, ends=None, by_seed=(0.5,)),
     ]
-    intervals("differences", {"transfer/flowers": rows, "depth": rows}, tmp_path / "i.png", across="points")
+    panels = [Differences(title=f"to {number}", unit="points", rows=rows[number:]) for number in (1, 0, 2, 1, 0)]
+    intervals("differences", panels, tmp_path / "i.png")
     (figure,) = drawn
     texts_inside(figure)
-    colours = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "D"]
-    assert len(figure.axes) == 2
+    assert figure.get_figwidth() < 11.5, "three side by side"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "the 95 % interval leaves out zero",
+        "it holds zero, or there is none",
+        "a seed",
+    ]
+    colours = [line.get_color() for line in figure.axes[1].lines if line.get_marker() == "D"]
+    assert len(figure.axes) == 5
+    assert [label.get_text() for label in tick_labels(figure.axes[3].yaxis)] == ["unsure", "one seed", "up"]
     assert colours[0] != colours[1] == colours[2]
 
 

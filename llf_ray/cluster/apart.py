@@ -51,7 +51,7 @@ def execute_apart(
     verbose: bool = False,
     log_file: Path,
     on_signal: Callable[[int], None] | None = None,
-    on_end: Callable[[Path], object] | None = None,
+    on_end: Callable[[Run], object] | None = None,
     keep: contextlib.ExitStack | None = None,
 ) -> list[Outcome]:
     """Carry runs of one worker on, side by side; how each ended, in their order. Otherwise as `launch.execute`.

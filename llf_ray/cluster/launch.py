@@ -98,13 +98,13 @@ def execute(
     verbose: bool = False,
     log_file: Path,
     on_signal: Callable[[int], None] | None = None,
-    on_end: Callable[[Path], object] | None = None,
+    on_end: Callable[[Run], object] | None = None,
 ) -> list[Outcome]:
     """Carry runs on, one after another, in one worker group; how each ended, in their order.
 
     A run that has finished is left as it is. The first Ctrl-C or SIGTERM lets the workers write a checkpoint and stop;
     the second ends everything at once. ``on_signal`` hears of the first, for the exit code. ``on_end`` gets
-    the folder of each run that ended, before its tracker takes what is in there.
+    each run that ended, before its tracker takes what is in there.
 
     Raises:
         SettingError: nothing was started: a run is carried on elsewhere, or the cluster has not what the runs ask for.
@@ -461,7 +461,7 @@ class Watch:
         runs: Sequence[Run],
         screen: Display | None,
         signals: Signals,
-        on_end: Callable[[Path], object] | None = None,
+        on_end: Callable[[Run], object] | None = None,
     ) -> None:
         self.hurry = False
         self._on_end = on_end
@@ -511,7 +511,7 @@ class Watch:
         """A server that does not answer must not hold up the next run."""
         if self._on_end is not None:
             try:
-                self._on_end(self._runs[name].folder)
+                self._on_end(self._runs[name])
             except Exception:
                 logger.exception("%s: what follows a run's end failed; its results are whole", name)
 

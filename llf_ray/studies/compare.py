@@ -28,7 +28,7 @@ from llf_ray.display import amount, duration
 from llf_ray.journal import driver_stamp, read, read_run, replace_text, update_run
 from llf_ray.plan import Plan, spans
 from llf_ray.run import Comparison, Prepared, RunConfig, prepare
-from llf_ray.studies.show import check_budgets, draw, markdown_table, table_like
+from llf_ray.studies.show import check_budgets, draw, draw_run, markdown_table, table_like
 from llf_ray.train.adviser import read_cuts
 from llf_ray.train.folder import create, keep_job, load_types, module_name, open_run, with_folder
 from llf_ray.train.state import Run
@@ -253,7 +253,7 @@ def carry_out(
                 verbose=verbose,
                 log_file=folder / "driver.log",
                 on_signal=on_signal,
-                on_end=figures.draw_all,
+                on_end=draw_run,
             )
         )
         return outcomes

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from llf_ray import figures
 from llf_ray.config import SettingError, from_plain, nearest, to_plain, unknown
 from llf_ray.data import (
     Augment,
@@ -56,7 +55,7 @@ from llf_ray.studies.compare import prepare_arms
 from llf_ray.studies.examine import Examination, check_examination, examine, is_examined
 from llf_ray.studies.kept import STUDY, keep, spending
 from llf_ray.studies.measure import Protocol
-from llf_ray.studies.show import check_budgets
+from llf_ray.studies.show import check_budgets, draw_run
 from llf_ray.tasks.models import Normalised
 from llf_ray.train.folder import create, open_run
 from llf_ray.train.state import Run
@@ -710,7 +709,7 @@ def carry_out(
             verbose=verbose,
             log_file=folder / "driver.log",
             on_signal=on_signal,
-            on_end=figures.draw_all,
+            on_end=draw_run,
             keep=keep,
         )
         if any(outcome.state == "stopped" for outcome in outcomes):

@@ -624,12 +624,29 @@ def _share_table(found: Findings) -> list[str]:
     ]
 
 
+def _scale(measure: str) -> float:
+    """What a measure is multiplied by for people: shares are told in per cent."""
+    return 100.0 if measure.startswith(("transfer", "few_shot", "calibration")) else 1.0
+
+
+def _words(measure: str) -> str:
+    """``few_shot/flowers17/5`` as ``few-shot: flowers17, 5 a class``."""
+    kind, *where = measure.split("/")
+    if kind == "transfer":
+        return f"transfer: {'/'.join(where)}"
+    if kind == "few_shot":
+        return f"few-shot: {'/'.join(where[:-1])}, {where[-1]} a class"
+    if kind == "curvature":
+        return {"trace": "curvature: trace"}.get(where[0], f"curvature: {where[0]} eigenvalue")
+    return {"depth": "prediction depth", "calibration": "calibration error"}.get(kind, measure)
+
+
 def _network_table(found: Findings) -> list[str]:
     """Every method against normal training, for every measure."""
     measures = sorted({name for of in found.examined.values() for name in of})
     lines = []
     for measure in measures:
-        scale, digits = (100.0, 2) if measure.startswith(("transfer", "few_shot", "calibration")) else (1.0, 2)
+        scale, digits = _scale(measure), 2
         rows = []
         for arm in found.study.examined:
             values, normal = found.measured(arm, measure), found.study.normal(arm)
@@ -639,7 +656,7 @@ def _network_table(found: Findings) -> list[str]:
                 [arm, _mean(values, scale, digits), by_seed, "" if change is None else judge(change, scale=scale)[0]]
             )
         lines += [
-            f"### {measure}",
+            f"### {_words(measure)}",
             "",
             *markdown_table(["arm", "mean (std)", "minus normal training, by seed", "mean (95 % interval)"], rows),
             "",
@@ -829,24 +846,25 @@ def _draw_networks(folder: Path, found: Findings) -> list[Path]:
     """Differences with normal training: of accuracies on other data in one picture, of the rest in another."""
     others = [arm for arm in found.study.examined if arm != found.study.normal(arm)]
     drawn = []
-    for name, prefixes, scale, across in (
-        ("transfer", ("transfer/", "few_shot/"), 100.0, "points"),
-        ("networks", ("depth", "curvature/largest", "calibration"), 1.0, "difference"),
+    for name, prefixes in (
+        ("transfer", ("transfer/", "few_shot/")),
+        ("networks", ("depth", "curvature/largest", "calibration")),
     ):
-        columns = {}
+        panels = []
         for measure in (m for prefix in prefixes for m in _targets(found, prefix)):
-            rows = []
+            rows, scale = [], _scale(measure)
             for arm in others:
                 change = found.measured_minus(arm, found.study.normal(arm), measure)
                 if change is not None and change.mean is not None:
                     ends = None if change.interval is None else (scale * change.interval[0], scale * change.interval[1])
                     by_seed = tuple(scale * value for value in change.by_seed.values())
                     rows.append(figures.Interval(label=arm, mean=scale * change.mean, ends=ends, by_seed=by_seed))
-            columns[measure] = rows
-        columns = {measure: rows for measure, rows in columns.items() if rows}
-        if columns:
+            if rows:
+                unit = "points" if scale == 100 else "probes" if measure == "depth" else "difference"
+                panels.append(figures.Differences(title=_words(measure), unit=unit, rows=rows))
+        if panels:
             title = f"{'Other data' if name == 'transfer' else 'Trained networks'}: each method less normal training"
-            drawn.append(figures.intervals(title, columns, folder / f"{name}.png", across=across))
+            drawn.append(figures.intervals(title, panels, folder / f"{name}.png"))
     return drawn
 
 

@@ -149,7 +149,7 @@ class LanguageStudy:
             engine=EngineSettings(batch=batch),
             resources=Resources(workers=1),
             checkpoints=Checkpoints(every_minutes=1, keep=1, keep_generations=False),
-            tracking=Tracking(log_every=100, evaluate_every=5, off=True),
+            tracking=Tracking(log_every=100, evaluate_every=1 if self.size == "quick" else 5, off=True),
         )
 
 
@@ -634,7 +634,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     return [
         figures.courses(similarity, place / "similarity.png"),
         figures.courses(teaching, place / "teaching.png"),
-        figures.courses(halves, place / "probe.png", columns=4),
+        figures.courses(halves, place / "probe.png", columns=3),
     ]
 
 

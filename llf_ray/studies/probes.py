@@ -79,7 +79,7 @@ def report(run_folder: Path) -> RenderableType:
     records = _records(run_folder)
     last = max(record["step"] for record in records)
     columns = _columns(records)
-    table = table_like(*columns, right=range(1, len(columns)))
+    table = table_like(*columns, right=range(1, len(columns)), fold=(0,))
     for record in records:
         if record["step"] == last:
             table.add_row(*_row(record, records))

@@ -18,9 +18,11 @@ from llf_ray.display import Trimmed
 from llf_ray.engine.base import divide_batch
 from llf_ray.forget.edit import Operation
 from llf_ray.forget.groups import Slot, resolve
-from llf_ray.plan import Curve, Phase, Plan, Position, locate, rates, selections_of, spans
+from llf_ray.plan import Curve, Cut, Phase, Plan, Position, locate, rates, selections_of, spans
 from llf_ray.run import Comparison, Prepared, group_rules
 from llf_ray.tasks.base import ROLES
+from llf_ray.train.adviser import read_cuts
+from llf_ray.train.state import Run
 
 __all__ = [
     "Deed",
@@ -28,6 +30,7 @@ __all__ = [
     "check_budgets",
     "deeds",
     "draw",
+    "draw_run",
     "markdown_table",
     "picture",
     "rate_range",
@@ -136,8 +139,7 @@ def _notes(phase: Phase) -> Iterator[str]:
     if phase.moments == "keep":
         yield "moments kept at a turn"
     if phase.until is not None:
-        level = f">= {phase.until.at_least:g}" if phase.until.at_least is not None else f"<= {phase.until.at_most:g}"
-        yield f"ends early at {phase.until.measure} {level}" + (" x before" if phase.until.relative else "")
+        yield f"ends early at {_until(phase)}"
     if phase.normalisation == "eval":
         yield "normalisers in eval mode"
     if phase.hold:
@@ -154,6 +156,15 @@ def _notes(phase: Phase) -> Iterator[str]:
         yield f"distil from {phase.objective.teacher}"
     if phase.objective.kind == "imitate":
         yield "imitate"
+
+
+def _until(phase: Phase) -> str:
+    """What ends a phase before its planned end: ``loss >= 1.3 x before``."""
+    until = phase.until
+    if until is None:
+        return ""
+    level = f">= {until.at_least:g}" if until.at_least is not None else f"<= {until.at_most:g}"
+    return f"{until.measure} {level}" + (" x before" if until.relative else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +187,11 @@ class Deed:
         return sum(slot.size for slot in self.slots)
 
 
-def deeds(prepared: Prepared) -> list[Deed]:
+def deeds(prepared: Prepared, cuts: Sequence[Cut] = ()) -> list[Deed]:
     """The distinct operations of a plan, in order of first use."""
     plan = prepared.plan
     found: dict[Operation, list[tuple[int, str, int, str]]] = {}
-    for phase, (start, stop) in zip(plan.phases, spans(plan), strict=True):
+    for phase, (start, stop) in zip(plan.phases, spans(plan, cuts), strict=True):
         for side, step in (("entry", start), ("exit", stop)):
             for place, operation in enumerate(getattr(phase, side)):
                 found.setdefault(operation, []).append((phase.generation, side, step, f"{phase.name}/{side}/{place}"))
@@ -214,38 +225,43 @@ def _sizes(slots: Sequence[Slot]) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------------- picture
 
 
-def picture(prepared: Prepared, title: str) -> figures.Timeline:
-    """A plan ready to be drawn."""
-    plan, every = prepared.plan, stretches(prepared)
+def picture(prepared: Prepared, title: str, cuts: Sequence[Cut] = ()) -> figures.Timeline:
+    """A plan ready to be drawn; of a run with the ends of the phases that were cut."""
+    plan = prepared.plan
+    every = [(phase, *span) for phase, span in zip(plan.phases, spans(plan, cuts), strict=True)]
+    lasting = [(phase, start, stop) for phase, start, stop in every if start < stop]
     ruled = {rule.select.label: rule.select for phase in plan.phases for rule in phase.rules}
     named = {name for select in ruled.values() for name in resolve(select, prepared.slots)}
     labels = [
         *ruled,
         *(["rest"] if any(slot.name not in named for slot in prepared.slots if slot.kind != "statistic") else []),
     ]
-    bands = tuple(
-        figures.Band(start=s.start, stop=s.stop, name=s.phase.name, generation=s.phase.generation)
-        for s in every
-        if s.start < s.stop
-    )
-    rebuilt = tuple(s.start for s in every if s.phase.optimizer == "rebuild")
+    rebuilt = tuple(start for phase, start, _ in every if phase.optimizer == "rebuild")
     operations = [
         figures.Marks(label=deed.operation.label, steps=tuple(step for _, _, step in deed.places))
-        for deed in deeds(prepared)
+        for deed in deeds(prepared, cuts)
     ]
     return figures.Timeline(
         title=title,
-        total=plan.total,
-        bands=bands,
-        lanes=tuple(
-            figures.Lane(label=label if ruled else "all layers", spans=_directions(every, label)) for label in labels
+        total=every[-1][2],
+        bands=tuple(
+            figures.Band(start=start, stop=stop, name=phase.name, generation=phase.generation, until=_until(phase))
+            for phase, start, stop in lasting
         ),
-        lines=tuple(_line(prepared, label) for label in labels),
+        # a group without a rule of its own in a phase moves with the rest
+        lanes=tuple(
+            figures.Lane(
+                label=label if ruled else "all layers",
+                spans=tuple((start, stop, phase.directions.get(label, 1.0)) for phase, start, stop in lasting),
+            )
+            for label in labels
+        ),
+        lines=tuple(_line(prepared, label, cuts) for label in labels),
         marks=(*operations, *([figures.Marks(label="new optimizer", steps=rebuilt)] if rebuilt else [])),
         held=tuple(
             figures.Lane(
-                label=f"held at zero: {mask}",
-                spans=tuple((s.start, s.stop, 0.0) for s in every if s.start < s.stop and mask in s.phase.hold),
+                label=mask,
+                spans=tuple((start, stop, float("nan")) for phase, start, stop in lasting if mask in phase.hold),
             )
             for mask in dict.fromkeys(mask for phase in plan.phases for mask in phase.hold)
         ),
@@ -261,19 +277,15 @@ def _layer_note(prepared: Prepared) -> str:
     return f"rate of the last layer; layers take x {min(factors):.2g} to x {max(factors):.2g} of it"
 
 
-def _directions(every: Sequence[Stretch], label: str) -> tuple[tuple[int, int, float], ...]:
-    """A group without a rule of its own in a phase moves with the rest."""
-    return tuple((s.start, s.stop, s.phase.directions.get(label, 1.0)) for s in every if s.start < s.stop)
-
-
-def _line(prepared: Prepared, label: str) -> figures.Line:
-    plan = prepared.plan
-    evenly = {round(number * (plan.total - 1) / SAMPLES) for number in range(SAMPLES + 1)}
-    edges = {edge for start, stop in spans(plan) for edge in (start, stop - 1) if start < stop}
-    steps = sorted(step for step in evenly | edges if 0 <= step < plan.total)
+def _line(prepared: Prepared, label: str, cuts: Sequence[Cut]) -> figures.Line:
+    plan, every = prepared.plan, spans(prepared.plan, cuts)
+    total = every[-1][1]
+    evenly = {round(number * (total - 1) / SAMPLES) for number in range(SAMPLES + 1)}
+    edges = {edge for start, stop in every for edge in (start, stop - 1) if start < stop}
+    steps = sorted(step for step in evenly | edges if 0 <= step < total)
     values = []
     for step in steps:
-        position = locate(plan, step)
+        position = locate(plan, step, cuts)
         ruled = label in plan.phases[position.index].directions
         values.append(_rate(prepared, position, label if ruled else "rest"))
     return figures.Line(label=label, steps=tuple(steps), values=tuple(values))
@@ -283,6 +295,12 @@ def draw(prepared: Mapping[str, Prepared], path: Path) -> Path:
     """Draw one plan, or the plans of a comparison below one another, by name."""
     pictures = [picture(one, f"{name}: {one.plan.total:,} optimizer steps") for name, one in prepared.items()]
     return figures.timeline(pictures, path)
+
+
+def draw_run(run: Run) -> None:
+    """Every picture of a run that ended, into its folder."""
+    prepared = Prepared(config=run.config, plan=run.plan, slots=run.slots, groups=run.groups)
+    figures.draw_all(run.folder, picture(prepared, run.folder.name, read_cuts(run.folder)))
 
 
 # --------------------------------------------------------------------------------------------------------------- words

@@ -39,7 +39,7 @@ def test_runs_side_by_side_are_the_runs_alone(local_ray: None, tmp_path: Path) -
         title="apart",
         display=False,
         log_file=tmp_path / "driver.log",
-        on_end=lambda folder: ended.append(folder.name),
+        on_end=lambda run: ended.append(run.folder.name),
     )
     assert [outcome.state for outcome in outcomes] == ["finished", "finished", "failed"]
     assert [summary(run.folder).state for run in runs] == ["finished", "finished", "failed"]

@@ -68,7 +68,7 @@ def execute(
     verbose: bool = False,
     log_file: Path,
     on_signal: Callable[[int], None] | None = None,
-    on_end: Callable[[Path], object] = lambda folder: None,
+    on_end: Callable[[Run], object] = lambda run: None,
 ) -> list[Outcome]:
     """Carry runs on, one after another."""
     log_file.touch()
@@ -80,5 +80,5 @@ def execute(
         assert outcome is not None
         state(run.folder, outcome.state)
         outcomes.append(outcome)
-        on_end(run.folder)
+        on_end(run)
     return outcomes

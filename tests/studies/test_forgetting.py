@@ -26,6 +26,7 @@ from llf_ray.recipes.bunched import BunchedResets
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
 from llf_ray.studies import forgetting as study_module
+from llf_ray.studies import forgetting_results as results
 from llf_ray.studies.examine import Examination, check_examination, examined, is_examined
 from llf_ray.studies.forgetting import (
     MAIN,
@@ -609,3 +610,10 @@ def test_the_command_says_what_is_wrong(tmp_path) -> None:
     result = CliRunner().invoke(main, ["study", "forgetting", "--seeds", "0", "--folder", str(tmp_path)])
     assert result.exit_code == 2
     assert "--seeds 0: must be 1 or more" in result.output
+
+
+def test_measures_are_named_in_words_and_told_in_one_unit() -> None:
+    assert results._words("transfer/flowers17") == "transfer: flowers17"
+    assert results._words("few_shot/flowers17/5") == "few-shot: flowers17, 5 a class"
+    assert results._words("curvature/largest") == "curvature: largest eigenvalue"
+    assert [results._scale(measure) for measure in ("calibration", "transfer/a", "depth")] == [100, 100, 1]

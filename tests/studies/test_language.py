@@ -119,6 +119,7 @@ def test_scores_are_those_of_the_runs(study: Study) -> None:
         curve = json.loads((folder / "runs" / name / "teaching.json").read_text())["curves"][1]
         assert found["scores"]["ease"]["1"] == pytest.approx(sum(curve) / len(curve))
         assert found["curve"]["steps"][-1] == 180
+    assert all(len(arm["curve"]["steps"]) > 2 for arm in result["arms"].values()), "none is scored as others are"
 
 
 def test_a_stopped_study_goes_on_where_it_was(study: Study) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from llf_ray.forget.groups import Select
 from llf_ray.forget.masks import Magnitude
 from llf_ray.forget.operations import Forget, KeepMask, Snapshot
-from llf_ray.plan import Curve, Length, Phase, Rule, locate, rates, spans
+from llf_ray.plan import Curve, Cut, Length, Phase, Rule, Until, locate, rates, spans
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
@@ -127,8 +127,26 @@ def test_masks_that_a_phase_holds_are_drawn():
     held = replace(train, name="b", exit=(), hold=("m",))
     phases = [train, held, replace(train, name="c", exit=()), replace(held, name="d")]
     (lane,) = picture(prepare(settings(phases)), "x").held
-    assert lane.label == "held at zero: m"
+    assert lane.label == "m"
     assert [span[:2] for span in lane.spans] == [(4, 8), (12, 16)]
+
+
+def test_a_run_s_phases_end_where_they_were_cut():
+    marks = Phase(name="b", generation=1, length=Length(steps=6), entry=(Snapshot(store="s"),))
+    phases = [Phase(name="a", generation=0, length=Length(steps=8)), marks]
+    whole, cut = (picture(prepare(settings(phases)), "x", cuts) for cuts in ((), [Cut(phase=0, step=5)]))
+    assert [(band.start, band.stop) for band in cut.bands] == [(0, 5), (5, 11)]
+    assert cut.total == 11
+    assert cut.marks[0].steps == (5,)
+    assert cut.lines[0].steps == tuple(range(11))
+    assert cut.lines[0].values[:5] == whole.lines[0].values[:5], "what was done before the cut is what was planned"
+    assert cut.lines[0].values[5:] == whole.lines[0].values[8:]
+
+
+def test_a_phase_that_may_end_early_is_drawn_so():
+    until = Until(measure="loss", at_least=1.3, relative=True)
+    phases = [Phase(name="a", generation=0, length=Length(steps=8), until=until)]
+    assert [band.until for band in picture(prepare(settings(phases)), "x").bands] == ["loss >= 1.3 x before"]
 
 
 def test_with_layer_decay_the_picture_says_whose_rate_it_draws():
