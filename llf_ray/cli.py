@@ -396,7 +396,8 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
 
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
-    from llf_ray.display import amount, duration, metric_words
+    from llf_ray.display import amount, duration, mask_lines, metric_words
+    from llf_ray.journal import summary
 
     if outcome.state != "finished":
         said = outcome.message if outcome.message.startswith(outcome.state) else f"{outcome.state}: {outcome.message}"
@@ -409,6 +410,7 @@ def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
     return [
         f"finished after {outcome.step:,} steps{share}",
         scores,
+        *mask_lines(summary(folder)),
         f"weights: {folder / 'final' / 'model.safetensors'}",
         f"picture: {folder / 'figures' / 'run.png'}",
     ]

@@ -32,7 +32,17 @@ from llf_ray.journal import (
     summary,
 )
 
-__all__ = ["Display", "Trimmed", "amount", "duration", "metric_words", "runs_table", "state_words", "watch"]
+__all__ = [
+    "Display",
+    "Trimmed",
+    "amount",
+    "duration",
+    "mask_lines",
+    "metric_words",
+    "runs_table",
+    "state_words",
+    "watch",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -172,20 +182,25 @@ class View:
 
 def operation_words(record: Mapping[str, Any]) -> str:
     if record.get("masks"):
-        return f"{record['operation']}, {'; '.join(_mask_words(record, *mask) for mask in record['masks'].items())}"
+        return f"{record['operation']}, {'; '.join(_mask_words(record, name) for name in record['masks'])}"
     entries, tensors = record.get("entries"), record.get("tensors")
     touched = f", {entries:,} entries" if entries is not None else ""
     touched += f" in {tensors} tensors" if entries is not None and tensors is not None else ""
     return f"{record['operation']}{touched}"
 
 
-def _mask_words(record: Mapping[str, Any], name: str, counts: Sequence[int]) -> str:
-    live, entries = counts
+def _mask_words(record: Mapping[str, Any], name: str) -> str:
+    live, entries = record["masks"][name]
     reached = record.get("effective", {}).get(name)
     effective = "" if reached is None else f", {100 * reached / entries:.3g} % on a path to the output"
     empty = record.get("empty", {}).get(name, ())
     without = f", nothing of {', '.join(empty)}" if empty else ""
     return f"{live:,} of {entries:,} live ({100 * live / entries:.3g} %){effective}{without}"
+
+
+def mask_lines(run: RunSummary) -> list[str]:
+    """What each mask of a run keeps, as it was stored last."""
+    return [f"mask {name}: {_mask_words(record, name)}" for name, record in run.masks.items()]
 
 
 def plain_line(view: View, record: Mapping[str, Any]) -> str | None:
@@ -199,6 +214,8 @@ def plain_line(view: View, record: Mapping[str, Any]) -> str | None:
     if kind == "phase":
         moves = "; ".join(f"{groups} {what}" for what, groups in directions(run))
         return f"{step}  {spot(run)}" + (f"  ({moves})" if moves else "")
+    if kind == "operation":
+        return f"{step}  {operation_words(record)}"
     if kind == "score":
         return f"{step}  {spot(run)}  {record['role']} {numbers(record['values'])}" + _pace(view, record["time"])
     if kind == "metrics":
@@ -234,8 +251,8 @@ class Display:
     """Shows the runs of a driver: live where the console is a terminal, else as plain lines at a calm rate.
 
     Feed it with `update`, or let `follow` read the journals in a thread. A plain console gets a line for
-    every state, note, test score and generation of a run, for other phases at most one every `SHORT` seconds (the
-    newest wins), and one about progress every `QUIET` seconds and at the end.
+    every state, note, stored mask, test score and generation of a run, for other phases at most one every `SHORT`
+    seconds (the newest wins), and one about progress every `QUIET` seconds and at the end.
     """
 
     def __init__(
@@ -327,7 +344,7 @@ class Display:
         if is_end:
             self._tell(name, view, "phase", now)
             self._tell(name, view, "progress", now)
-        if is_end or kind in ("state", "note"):
+        if is_end or kind in ("state", "note") or record.get("masks"):
             self._line(name, view, record)
         elif kind in ("phase", "metrics", "score"):
             view.held_back["phase" if kind == "phase" else "progress"] = record
@@ -412,7 +429,8 @@ class Display:
 
     def _overview(self, width: int) -> Table:
         table = Table.grid(padding=(0, 2))
-        room = self.console.height - 11  # headline, trouble, detail
+        detail = 11 + (len(self._views[self._active].run.masks) if self._active is not None else 0)
+        room = self.console.height - detail  # below it: headline, trouble, detail
         shown, hidden = self._fitting(room if not self._closing else len(self._views))
         fixed = 9 + 2 + 13 + 2 + 7 + 2 + 7 + 2
         table.add_column(no_wrap=True)
@@ -498,6 +516,8 @@ def detail(view: View, now: float, width: int, *, alone: bool, is_screen: bool) 
     whole = "   ".join(part for part in (values.strip(), scores if alone else "") if part)
     if whole:
         yield Text(f"  {whole}", no_wrap=True, overflow="ellipsis")
+    for line in mask_lines(run):
+        yield Text(f"  {line}", no_wrap=is_screen, overflow="ellipsis" if is_screen else "fold")
     last = view.last_note or (f"last operation: {view.last_operation}" if view.last_operation else "")
     if last and run.state not in ENDED:
         yield Text(f"  {last}", style="dim", no_wrap=True, overflow="ellipsis")

@@ -428,6 +428,7 @@ class RunSummary:
     directions: dict[str, float] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)  # last metrics
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # last, by role
+    masks: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by mask, the operation that stored it last
     started: float | None = None
     updated: float | None = None
     parent: str | None = None  # the folder of its comparison or sweep, from the run's own if relative
@@ -455,6 +456,8 @@ class RunSummary:
             self.values.update(record["values"])
         elif kind == "score":
             self.scores.setdefault(record["role"], {}).update(record["values"])
+        elif kind == "operation":
+            self.masks.update(dict.fromkeys(record.get("masks", {}), record))
         if self.total is not None and (self.state == "finished" or record.get("role") == "test"):
             self.total = self.step  # test is scored at the end alone; of a cut in the last phase no phase record tells
 

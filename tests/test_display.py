@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from llf_ray import display as module
+from llf_ray.cli import _outcome_lines
 from llf_ray.config import shortened
 from llf_ray.display import Display, Trimmed, amount, duration, metric_words, runs_table, state_words, watch
 from llf_ray.journal import Journal, driver_stamp, update_run
+from llf_ray.train.worker import Outcome
 
 WIDTHS = (80, 120)
 
@@ -175,6 +177,49 @@ def test_many_groups_are_told_by_what_they_do() -> None:
     text = shown(display, 80)
     assert "hold blocks.0, blocks.1, blocks.2, blocks.3" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def pruned() -> list[dict]:
+    """The first half of a run that has stored a mask at its begin, and a sparser one in the middle."""
+
+    def stored(record: dict, live: int, effective: int) -> dict:
+        about = {"operation": "mask alive: keep 50 % of weights", "entries": 0, "tensors": 0}
+        of = {"masks": {"alive": [live, 307_088]}, "effective": {"alive": effective}}
+        return {**{key: record[key] for key in ("step", "time", "generation")}, "kind": "operation", **about, **of}
+
+    begun = [record for record in first_half() if record["kind"] != "operation"]
+    at = [n for n, record in enumerate(begun) if record["kind"] == "phase" and record["name"] == "ascent"]
+    for n, live, effective in reversed([(at[0], 307_088, 307_088), (at[2], 153_544, 152_000)]):
+        begun.insert(n, stored(begun[n], live, effective))
+    return begun
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_mask_leaves_is_told_where_it_is_stored_and_at_the_end(width: int) -> None:
+    words = "153,544 of 307,088 live (50 %), 49.5 % on a path to the output"
+    told = [line for line in printed(pruned()) if "live" in line]
+    assert told == [
+        "step 0  mask alive: keep 50 % of weights, 307,088 of 307,088 live (100 %), 100 % on a path to the output",
+        f"step 200/400  mask alive: keep 50 % of weights, {words}",
+    ]
+    display = Display(["pruning"], console=screen(width))
+    for record in pruned():
+        display.update("pruning", record)
+    assert f"  mask alive: {words}" in shown(display, width)
+    end = {"kind": "state", "time": 1100.0, "state": "finished", "message": ""}
+    display.update("pruning", end)
+    assert f"  mask alive: {words}" in shown(display, width)
+    assert "307,088 of" not in shown(display, width)
+
+
+def test_the_last_lines_of_a_run_say_what_its_masks_leave(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for record in pruned():
+        journal.append(record)
+    outcome = Outcome(state="finished", message="", step=400, scores={"accuracy": 0.7}, seconds={})
+    assert "mask alive: 153,544 of 307,088 live (50 %), 49.5 % on a path to the output" in _outcome_lines(
+        tmp_path, outcome
+    )
 
 
 def test_names_with_brackets_are_no_markup() -> None:

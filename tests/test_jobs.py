@@ -32,6 +32,7 @@ ITEMS = {  # of the training parts, less what is cut off for validation
     "imagenet": 1_268_000,
     "mit67": 5_092,
     "tiny_imagenet": 98_000,
+    "mnist": 6_000,
 }
 EPOCHS = {  # of each arm, as published; those of another job are for all jobs on its set and network
     "cub_resnet18": 11 * 200,
@@ -47,12 +48,19 @@ EPOCHS = {  # of each arm, as published; those of another job are for all jobs o
     "dense_sparse_imagenet_resnet50": 180,
     "alternating_imagenet_resnet50": 100,
     "shrink_perturb_cifar10_resnet18": 45 * 8,
+    "selective_forgetting_mnist_lenet": 1000,
 }
 
 IMAGES = [path for path in PAPER if any(name in path.stem for name in ITEMS)]
 MADE = [path for path in PAPER if path not in IMAGES and path not in GAMES]  # their data are made, not read
 PER_CLASS = {"cub": [30] * 194 + [29] * 6, "tiny_imagenet": [500] * 200}  # of the training parts as published
-SIZES = {"resnet18": 11_000_000, "resnet20": 270_000, "resnet50": 23_000_000, "vit": 5_000_000}  # entries, or more
+SIZES = {
+    "resnet18": 11_000_000,
+    "resnet20": 270_000,
+    "resnet50": 23_000_000,
+    "vit": 5_000_000,
+    "lenet": 260_000,
+}  # entries, or more
 
 
 def longest(table: dict[str, int], name: str) -> int:

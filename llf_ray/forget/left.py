@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llf_ray.config import SettingError
@@ -12,13 +12,14 @@ from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, 
 from llf_ray.forget.operations import Forget, KeepMask
 from llf_ray.plan import Phase
 
-__all__ = ["check_left"]
+__all__ = ["check_left", "shares_kept"]
 
 
 @dataclass(frozen=True)
 class _Left:
-    """Live weights of a mask: of all tensors together, and of each where that is known beforehand."""
+    """Live weights of a mask: of all its tensors together, and of each where that is known beforehand."""
 
+    names: frozenset[str]
     total: float
     each: Mapping[str, float] | None
 
@@ -33,6 +34,30 @@ def check_left(phases: Sequence[Phase], slots: Sequence[Slot]) -> None:
         SettingError: the first operation whose mask is empty, with its phase and generation.
     """
     held = {name for phase in phases for name in phase.hold}
+    for phase, operation, chosen, left in _masked(phases, slots):
+        source = operation.source if isinstance(operation, KeepMask) else operation.keep
+        store = operation.store if isinstance(operation, KeepMask) else ""
+        if isinstance(source, Nothing) and store not in held:
+            continue
+        where = f"phase {phase.name!r} of generation {phase.generation}: {operation.label!r}"
+        _check(left, chosen, where, every_layer=store in held)
+
+
+def shares_kept(phases: Sequence[Phase], slots: Sequence[Slot]) -> dict[KeepMask | Forget, list[float]]:
+    """What an operation keeps of the entries that it speaks of, each time that it is applied, where this is known
+    beforehand: on average of a random mask, and of a block of kernels without what rounding and whole ends add.
+    """
+    found: dict[KeepMask | Forget, list[float]] = {}
+    for _, operation, chosen, left in _masked(phases, slots):
+        if left.names == {slot.name for slot in chosen}:
+            found.setdefault(operation, []).append(left.total / sum(slot.size for slot in chosen))
+    return found
+
+
+def _masked(
+    phases: Sequence[Phase], slots: Sequence[Slot]
+) -> Iterator[tuple[Phase, KeepMask | Forget, list[Slot], _Left]]:
+    """Every operation with a mask whose number is known, in the plan's order, with the slots that it speaks of."""
     stores: dict[str, _Left] = {}
     for phase in phases:
         for operation in (*phase.entry, *phase.exit):
@@ -42,13 +67,11 @@ def check_left(phases: Sequence[Phase], slots: Sequence[Slot]) -> None:
             names = set(resolve(operation.select, slots))
             chosen = [slot for slot in slots if slot.name in names]
             left = _left(source, chosen, stores)
-            store = operation.store if isinstance(operation, KeepMask) else ""
-            if left is None or (isinstance(source, Nothing) and store not in held):
+            if left is None:
                 continue
-            where = f"phase {phase.name!r} of generation {phase.generation}: {operation.label!r}"
-            _check(left, chosen, where, every_layer=store in held)
-            if store:
-                stores[store] = left
+            yield phase, operation, chosen, left
+            if isinstance(operation, KeepMask):
+                stores[operation.store] = left
 
 
 def _check(left: _Left, slots: Sequence[Slot], where: str, *, every_layer: bool) -> None:
@@ -90,8 +113,8 @@ def _pruned(before: _Left, source: Magnitude) -> _Left:
 
     if source.scope == "tensor" and before.each is not None:
         return _sum({name: kept(number) for name, number in before.each.items()})
-    return _Left(kept(before.total), None)
+    return _Left(before.names, kept(before.total), None)
 
 
 def _sum(each: Mapping[str, float]) -> _Left:
-    return _Left(sum(each.values()), each)
+    return _Left(frozenset(each), sum(each.values()), each)

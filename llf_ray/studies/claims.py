@@ -81,12 +81,13 @@ def _words(difference: Against, scale: float) -> str:
 def judged(
     claim: Claim, differences: Mapping[str, Against | None], *, positive: bool = True, scale: float = 100.0
 ) -> Found:
-    """A claim that holds where every one of some differences, by name, lies on the claimed side."""
+    """A claim that holds where every one of some differences lies on the claimed side; the name of each says what is
+    taken from what, since claims of "worse" have the other sign.
+    """
     every = {name: judge(difference, positive=positive, scale=scale) for name, difference in differences.items()}
-    named = len(every) > 1
-    ours = "; ".join(f"{name} {words}" if named else words for name, (words, _, _) in every.items())
+    ours = "; ".join(f"{name} {words}" for name, (words, _, _) in every.items())
     worst = max((verdict for _, verdict, _ in every.values()), key=VERDICTS.index, default=VERDICTS[-1])
-    whys = [f"{name}: {why}" if named else why for name, (_, _, why) in every.items() if why]
+    whys = [f"{name}: {why}" if len(every) > 1 else why for name, (_, _, why) in every.items() if why]
     return Found(claim=claim, ours=ours or "not measured", verdict=worst, why="; ".join(whys))
 
 

@@ -380,8 +380,8 @@ def _goldilocks(found: Findings) -> Found:
     return judged(
         claim,
         {
-            f"{share} - head only": found.minus(best, "forget_fc"),
-            f"{share} - all": found.minus(best, "forget_all"),
+            f"redrawing {share} - head only": found.minus(best, "forget_fc"),
+            f"redrawing {share} - all": found.minus(best, "forget_all"),
         },
     )
 
@@ -434,8 +434,8 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
     llf, annealed, normal = f"{seal}later_layer", f"{seal}seal", f"{seal}long"
     difference = found.measured_minus
 
-    def over(prefix: str, one: str, other: str) -> dict[str, Against | None]:
-        return {name.partition("/")[2]: difference(one, other, name) for name in _targets(found, prefix)}
+    def over(prefix: str, words: str, one: str, other: str) -> dict[str, Against | None]:
+        return {f"{words}, {name.partition('/')[2]}": difference(one, other, name) for name in _targets(found, prefix)}
 
     return [
         judged(
@@ -445,7 +445,7 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
                 source="Sarfi et al. 2023, abstract [S]; leaderboard [W]",
                 published="from Tiny-ImageNet, LLF: Aircraft 4.65, CUB 5.33, Dogs 8.69; normal not found",
             ),
-            over("transfer/", llf, normal),
+            over("transfer/", "LLF - normal", llf, normal),
             positive=False,
         ),
         judged(
@@ -455,7 +455,7 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
                 source="Sarfi et al. 2023, leaderboard [W]",
                 published="SEAL against LLF: Aircraft 9.81 / 4.65, CUB 8.49 / 5.33, Dogs 12.61 / 8.69",
             ),
-            over("transfer/", annealed, llf),
+            over("transfer/", "SEAL - LLF", annealed, llf),
         ),
         judged(
             Claim(
@@ -465,7 +465,7 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
                 published="EuroSAT: SEAL 87.7, LLF 67.79 (shots not stated, perhaps not the same); LLF on ChestX "
                 "22.03 / 22.54 / 23.78 at 5 / 20 / 50 shots",
             ),
-            over("few_shot/", annealed, llf),
+            over("few_shot/", "SEAL - LLF", annealed, llf),
         ),
         judged(
             Claim(
@@ -474,8 +474,8 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
                 source="Sarfi et al. 2023, abstract [S]: an ordering, no number",
             ),
             {
-                "SEAL - LLF, in probes": difference(annealed, llf, "depth"),
-                "SEAL - normal": difference(annealed, normal, "depth"),
+                "SEAL - LLF, probes": difference(annealed, llf, "depth"),
+                "SEAL - normal, probes": difference(annealed, normal, "depth"),
             },
             positive=False,
             scale=1.0,
@@ -486,7 +486,7 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
                 claim="SEAL ends in a flatter minimum than LLF (largest eigenvalue of the Hessian)",
                 source="a summary of Sarfi et al. 2023 [S]",
             ),
-            {"SEAL - LLF": difference(annealed, llf, "curvature/largest")},
+            {"SEAL - LLF, largest eigenvalue": difference(annealed, llf, "curvature/largest")},
             positive=False,
             scale=1.0,
         ),
@@ -578,13 +578,16 @@ def _selective(found: Findings) -> list[Found]:
         claim="It takes more from examples of small margin than from those of large margin",
     )
     result = []
-    for one, measure in ((claim, "selectivity/mislabelled"), (hard, "selectivity/hard")):
+    for one, words, measure in (
+        (claim, "clean - mislabelled", "selectivity/mislabelled"),
+        (hard, "easy - hard", "selectivity/hard"),
+    ):
         last: dict[str, Against | None] = {}
         for name, of in found.probed.items():
             by_step = of.get(measure, {})
             if by_step:
                 values = by_step[max(by_step)]
-                last[name] = against(dict(values), dict.fromkeys(values, 0.0))
+                last[f"{words}, {name}"] = against(dict(values), dict.fromkeys(values, 0.0))
         judged_all = judged(one, last, scale=1.0)
         result.append(judged_all if last else untestable(one, "nothing was probed"))
     return result
@@ -725,7 +728,9 @@ def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
         "## Claims",
         "",
         *([QUICK, ""] if quick else []),
-        f"{told}. Differences are paired by seed, in points of test accuracy where nothing else is said. Reproduced: "
+        f"{told}. Each row names what is taken from what: where a claim says worse or lower, the difference that bears "
+        "it out is negative. Differences are paired by seed, in points of test accuracy where nothing else is said. "
+        "Reproduced: "
         "the 95 % interval lies on the claimed side of zero, or of the margin that a claim names; fewer than three "
         "seeds have none. [R] README, log or figure of the authors' code, [C] their "
         "code, [I] an issue thread there, [W] a leaderboard's entry for the paper, [S] a text that quotes the paper.",

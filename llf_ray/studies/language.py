@@ -34,7 +34,7 @@ from llf_ray.recipes.partial_balanced import PartialBalancedForgetting
 from llf_ray.recipes.receiver_reset import ReceiverReset
 from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
-from llf_ray.studies.claims import QUICK, judge
+from llf_ray.studies.claims import QUICK, VERDICTS, judge
 from llf_ray.studies.compare import Against, against
 from llf_ray.studies.kept import STUDY, keep, spending
 from llf_ray.studies.show import markdown_table
@@ -75,7 +75,7 @@ SCORES = {
 GAIN = 0.15  # what neural iterated learning is to gain over none: half of what its code gained, see `conclusions`
 RESULT, TABLE = "result.json", "table.md"
 TEACHING, PROBE = "teaching.json", "probe.json"
-UNLEARNED = "cannot be tested here, senders never learned one of the halves"
+UNLEARNED = f"{VERDICTS[-1]}, senders never learned one of the halves"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -495,10 +495,12 @@ def conclusions(result: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(claim: str, found: Mapping[str, Any], least: float, judged: bool) -> str:
-    """In the words of `claims.judge`, whose rule it is; where it is not to be judged, the difference alone."""
+    """In the words of `claims.judge`, whose rule it is; where it is not to be judged, as in the study of forgetting."""
     by_seed = {int(seed): value for seed, value in found["by_seed"].items()}
     ours, verdict, why = judge(against(by_seed, dict.fromkeys(by_seed, 0.0)), least=least, scale=1.0)
-    return f"{claim}: {verdict}, {ours}{f'; {why}' if why else ''}." if judged else f"{claim}: {ours}."
+    if not judged:
+        return f"{claim}: {VERDICTS[-1]}, {ours}."
+    return f"{claim}: {verdict}, {ours}{f'; {why}' if why else ''}."
 
 
 def _with_interval(found: Mapping[str, Any], *, sign: bool = False) -> str:
@@ -516,7 +518,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"# Language study, size {result['size']}",
         "",
         f"Seeds {seeds}, learned side by side; {duration(result['seconds'])} in all. Means with 95 % intervals over "
-        "seeds (Student's); differences are paired by seed. Scores are those of the test role at the last step.",
+        "seeds (Student's: symmetric about the mean, so an edge may lie where no score can, above an accuracy of 1 for "
+        "example); differences are paired by seed. Scores are those of the test role at the last step.",
     ]
     for title, chosen in (
         ("Ren et al.'s game", [name for name in result["arms"] if not name.startswith("base")]),
@@ -554,7 +557,17 @@ def _table(result: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
     for name, arm in arms.items():
         values = " / ".join(f"{value:.3f}" for value in arm["scores"]["topographic_similarity"].values())
         by_seed.append(f"{name.removeprefix('base: ')} {values}")
-    return [*markdown_table(columns, rows), "", f"Topographic similarity by seed: {'; '.join(by_seed)}."]
+    lines = [*markdown_table(columns, rows), "", f"Topographic similarity by seed: {'; '.join(by_seed)}."]
+    return [*lines, *_single_messages(arms)]
+
+
+def _single_messages(arms: Mapping[str, Any]) -> list[str]:
+    """Whose similarity is 0 by definition, since nothing correlates with what does not vary."""
+    alone = []
+    for name, arm in arms.items():
+        seeds = [seed for seed, number in arm["scores"]["distinct_messages"].items() if number == 1]
+        alone += [f"{name.removeprefix('base: ')}, seed {', '.join(seeds)}"] if seeds else []
+    return [f"One message for all objects, so 0 by definition: {'; '.join(alone)}."] if alone else []
 
 
 def _probe_table(result: Mapping[str, Any]) -> list[str]:

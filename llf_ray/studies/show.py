@@ -18,6 +18,7 @@ from llf_ray.display import Trimmed
 from llf_ray.engine.base import divide_batch
 from llf_ray.forget.edit import Operation
 from llf_ray.forget.groups import Slot, resolve
+from llf_ray.forget.left import shares_kept
 from llf_ray.plan import Curve, Cut, Phase, Plan, Position, locate, rates, selections_of, spans
 from llf_ray.run import Comparison, Prepared, group_rules
 from llf_ray.tasks.base import ROLES
@@ -634,13 +635,25 @@ def _operation_table(prepared: Prepared, everything: bool) -> RenderableType:
     )
     table = table_like(*columns, right=(0, 3, 4, 5, 6), fold=(1, 2, 7))
     parameters, weights = _sizes(prepared.slots)
+    shares = shares_kept(prepared.plan.phases, prepared.slots)
     for deed in found:
-        first = [str(deed.number), deed.operation.label, _when(deed, everything)]
+        kept = _kept(shares.get(deed.operation, []))  # type: ignore[call-overload]
+        first = [str(deed.number), f"{deed.operation.label}{kept}", _when(deed, everything)]
         if deed.slots:
             _add_slots(table, first, deed.slots, parameters, weights, everything)
         else:
             table.add_row(*(Text(text) for text in first), "-", "-", "-", "-", "no weight changes")
     return table
+
+
+def _kept(shares: Sequence[float]) -> str:
+    """How much of the entries in an operation's line stays as it is; nothing of one that keeps nothing or all."""
+    seen = list(dict.fromkeys(f"{100 * share:.3g}" for share in shares if 0 < share < 1))
+    if not seen:
+        return ""
+    return (
+        f" (about {seen[0]} % kept)" if len(seen) == 1 else f" (about {seen[0]} % kept at first, {seen[-1]} % at last)"
+    )
 
 
 def _when(deed: Deed, everything: bool) -> str:

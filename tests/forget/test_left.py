@@ -10,7 +10,7 @@ import torch
 from llf_ray.config import SettingError
 from llf_ray.forget.edit import View
 from llf_ray.forget.groups import Select, layout
-from llf_ray.forget.left import check_left
+from llf_ray.forget.left import check_left, shares_kept
 from llf_ray.forget.masks import Bernoulli, Everything, KernelBlock, Magnitude, MaskSource, Nothing, Saved, Shuffled
 from llf_ray.forget.operations import WEIGHTS, Forget, KeepMask
 from llf_ray.plan import Length, Phase
@@ -120,3 +120,16 @@ def test_shares_of_nothing_and_of_everything_are_refused_by_their_recipes(
 
 def test_sizes_are_the_toys() -> None:
     assert {slot.name: slot.size for slot in SLOTS if slot.kind == "weight"} == SIZES
+
+
+def test_shares_that_are_kept_are_those_of_the_masks_of_a_run() -> None:
+    """A fixed share, a share of a share, and of nothing no word."""
+    recipe = KnowledgeEvolution(generations=3, epochs=1, warmup_epochs=0, split="weights", keep=0.8, slim=False)
+    shares = shares_kept(prepare(settings(recipe)).plan.phases, SLOTS)
+    (redrawn,) = [values for operation, values in shares.items() if isinstance(operation, Forget)]
+    assert redrawn == pytest.approx([0.8, 0.8])
+    pruning = IterativePruning(generations=3, epochs=1, warmup_epochs=0, rate=0.5)
+    plan = prepare(settings(pruning)).plan
+    shares = {operation.label: values for operation, values in shares_kept(plan.phases, SLOTS).items()}
+    assert shares["mask alive: keep 50% largest per network of weights"] == pytest.approx([190 / 381, 95 / 381])
+    assert not any(label.startswith("zero") for label in shares), "of tensors without a mask all is kept"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -190,6 +191,7 @@ def test_the_paper_size_is_what_the_paper_jobs_say(tmp_path, monkeypatch) -> Non
         (MAIN, "layer_wise", job("layer_wise_cub_resnet18")),
         (MAIN, "long", job("long_cub_resnet18")),
         (TINY_IMAGENET, "tiny_seal", job("seal_tiny_imagenet_resnet50")),
+        (SELECTIVE, SELECTIVE, job("selective_forgetting_mnist_lenet")),
     ):
         ours = study.runs(key)[arm, 0]
         for part in ("task", "recipe", "optim", "engine", "resources"):
@@ -450,7 +452,7 @@ def test_verdicts_follow_from_the_scores(trained, tmp_path) -> None:
     with_scores(folder, one, tmp_path / study.name, scores)
     judged = {f.claim.name: f for f in claims(findings(tmp_path / study.name, replace(study, size="small")))}
     assert judged["later_layer"].verdict == judged["restarts"].verdict == "reproduced"
-    assert judged["later_layer"].ours.startswith("+11.00 (")
+    assert judged["later_layer"].ours.startswith("LLF - long +11.00 (")
     assert "70.76" in judged["later_layer"].claim.published
     assert judged["evolution"].verdict == judged["spread"].verdict == "reproduced"
     assert judged["fixed"].verdict == "reproduced"
@@ -460,6 +462,10 @@ def test_verdicts_follow_from_the_scores(trained, tmp_path) -> None:
     assert judged["seal"].why == "the difference has the other sign"
     assert judged["seal_normal"].verdict == "reproduced"
     assert judged["share"].verdict == "reproduced", "from layer3, the arm far above, against the head and all"
+    for found in judged.values():
+        for words in found.ours.split("; "):
+            named = not re.search(r"[+-]\d+\.\d+( \(|$)", words) or re.match(r".*\S - \S.* [+-]\d", words)
+            assert named, f"{found.claim.name}: {words!r} does not say what is taken from what"
     never = {name for name, found in judged.items() if found.ours == "-"}
     assert never == {"large", "rifle", "negative"}, "seal's curvature was not taken"
     assert not any("[M]" in f.claim.source + f.claim.published for f in judged.values()), "nothing merely remembered"

@@ -186,7 +186,18 @@ def test_of_the_quick_size_nothing_is_judged(study: Study) -> None:
     first, *claims = conclusions(study.result)
     assert first == QUICK
     assert claims
-    assert not any("reproduced" in line for line in claims)
+    assert all(": cannot be tested here, " in line for line in claims), "the words of the study of forgetting"
+
+
+def test_a_similarity_that_is_zero_by_definition_is_no_measurement(study: Study) -> None:
+    result = copy.deepcopy(study.result)
+    for arm in result["arms"].values():
+        arm["scores"]["distinct_messages"] = {"0": 3.0, "1": 2.0, "2": 5.0}
+    assert "by definition" not in markdown(result)
+    result["arms"]["receiver reset"]["scores"]["distinct_messages"] |= {"0": 1.0, "2": 1.0}
+    text = markdown(result)
+    assert "One message for all objects, so 0 by definition: receiver reset, seed 0, 2.\n" in text
+    assert "an edge may lie where no score can" in text
 
 
 def test_what_was_never_learned_is_not_counted_as_forgotten(study: Study, tmp_path: Path) -> None:
