@@ -622,7 +622,8 @@ def draw_probes(run_folder: Path, path: Path) -> Path | None:
     names = ["\n".join(wrap(name, 28)) for name in found]
     high = max(2.6, 0.9 + 0.19 * sum(1 + name.count("\n") for name in names))
     with _drawing(path, 11.5, 0.6 + high + 2.3 * rows) as figure:
-        above, below = figure.subfigures(2, 1, height_ratios=[high, 0.3 + 2.3 * rows])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[high, 0.3 + 2.3 * rows])
+        above, below = parts
         first, *others = above.subplots(1, 1 + len(selective), squeeze=False)[0]
         _draw_groups(first, before, "accuracy")
         first.set_ylim(0, 1.03)
@@ -1084,7 +1085,9 @@ def _draw_courses(ax: Axes, panel: Courses, looks: Mapping[str, Mapping[str, Any
     for course in panel.courses:
         look = looks[course.label]
         means = [float(np.mean(values)) for values in course.values]
-        alone = {"marker": "D", "markersize": 6.0} if len(means) == 1 else {}  # a single point is no line
+        alone: dict[str, Any] = (
+            {"marker": "D", "markersize": 6.0} if len(means) == 1 else {}
+        )  # a single point is no line
         ax.plot(course.times, means, label=course.label, linewidth=1.8, zorder=3, **alone, **look)
         low, high = [min(values) for values in course.values], [max(values) for values in course.values]
         ax.fill_between(course.times, low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=2)

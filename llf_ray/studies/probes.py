@@ -14,6 +14,7 @@ from rich.text import Text
 
 from llf_ray import figures
 from llf_ray.config import SettingError
+from llf_ray.display import Trimmed
 from llf_ray.journal import read, replace_text
 from llf_ray.studies.show import markdown_table, table_like
 from llf_ray.train.probing import BEFORE
@@ -83,7 +84,7 @@ def report(run_folder: Path) -> RenderableType:
     for record in records:
         if record["step"] == last:
             table.add_row(*_row(record, records))
-    return Stacked(Text(f"{run_folder.name}: {_sizes(records)}", style="bold"), table)
+    return Stacked(Text(f"{run_folder.name}: {_sizes(records)}", style="bold"), Trimmed(table))
 
 
 def _sizes(records: Sequence[Mapping[str, Any]]) -> str:
