@@ -537,7 +537,7 @@ def study() -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where data sets lie, in place of the variable LLF_RAY_DATA: small wants CIFAR-10 there, paper its own sets.",
 )
-@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3].")
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3; quick: 1].")
 @click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
 @click.option("--tables", is_flag=True, help="Train nothing, only read: make tables and figures of what is there.")
 @plain_option

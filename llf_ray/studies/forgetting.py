@@ -300,9 +300,10 @@ def arms(budget: Budget) -> dict[str, Recipe]:
 def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> ForgettingStudy:
     """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
 
-    ``quick`` shows that all works and is too short to show more. ``small`` trains on 1,000 images of CIFAR-10, or on
-    bundled ones where no folder of data is named and no CIFAR-10 lies here. ``paper`` is CUB-200 with ResNet18 and
-    Tiny-ImageNet with ResNet50 at the published budgets, one GPU a training, on a cluster.
+    ``quick`` shows that all works and is too short to show more, so it has one seed where nothing is said, the others
+    three. ``small`` trains on 1,000 images of CIFAR-10, or on bundled ones where no folder of data is named and no
+    CIFAR-10 lies here. ``paper`` is CUB-200 with ResNet18 and Tiny-ImageNet with ResNet50 at the published budgets, one
+    GPU a training, on a cluster.
 
     Raises:
         SettingError: an unknown size, no seed, or (small) a folder of data without CIFAR-10.
@@ -311,7 +312,7 @@ def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: st
         raise unknown("size", size, SIZES)
     if seeds is not None and seeds < 1:
         raise SettingError(f"--seeds {seeds}: must be 1 or more")
-    numbers = tuple(range(3 if seeds is None else seeds))
+    numbers = tuple(range((1 if size == "quick" else 3) if seeds is None else seeds))
     study = {"quick": _quick, "small": _small, "paper": _paper}[size](numbers)
     comparisons = {
         key: replace(
@@ -375,7 +376,7 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
 
     budget = Budget(
         generations=3,
-        epochs=2,
+        epochs=5,
         warmup_epochs=0.5,
         ascent_epochs=0.5,
         ascent_rate=0.1,
@@ -390,7 +391,7 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         data=FashionOnPhotographs(num_train=400, num_held_out=400),
         augment=Augment(shift=2, flip=0.5),
     )
-    base = _base(task, Long(generations=3, epochs=2), batch=50, evaluate_every=1000)
+    base = _base(task, Long(generations=3, epochs=5), batch=50, evaluate_every=1000)
     clothes = FashionSample(num_train=300, num_held_out=300)
     return ForgettingStudy(
         name="forgetting-quick",
@@ -408,7 +409,7 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         examined=("long", "restarts", "later_layer", "seal"),
         curved=("long", "later_layer", "seal"),
         about="400 bundled images (clothes on photographs, 36x36), a ResNet of one block of 8, 16, 32 and 64 channels, "
-        "3 generations of 2 epochs",
+        "3 generations of 5 epochs",
     )
 
 
@@ -702,6 +703,7 @@ def carry_out(
     from llf_ray.cluster.apart import execute_apart, map_apart
 
     with spending(folder), ExitStack() as keep:  # one Ray for both
+        say(f"Ray starts; then trainings go side by side, each on its own share ({_own(runs[0].config.resources)})")
         outcomes = execute_apart(
             runs,
             title=study.name,
@@ -722,6 +724,8 @@ def carry_out(
             whole = run.folder.name.startswith("kels-") and not (run.folder / SLIM).exists()
             if outcome.state == "finished" and (how is not None or whole):
                 left.append((str(run.folder), how, whole))
+        if left:
+            say(f"examining {len(left)} trained networks: {', '.join(study.examination.measures)}")
         map_apart(
             _look_at,
             left,
@@ -731,6 +735,10 @@ def carry_out(
             keep=keep,
         )
         return outcomes
+
+
+def _own(resources: Resources) -> str:
+    return f"{resources.cpus:g} CPU" + (f", {resources.gpus:g} GPU" if resources.gpus else "")
 
 
 def _look_at(asked: tuple[str, Examination | None, bool]) -> None:

@@ -130,7 +130,7 @@ def test_every_size_has_the_same_questions_and_comes_back_from_plain_data(size, 
     there = {arm for comparison in study.comparisons.values() for arm in comparison.arms}
     assert named | {SELECTIVE} == there, "every arm answers a question, and every question has its arms"
     assert from_plain(to_plain(study)) == study
-    assert study.seeds == (0, 1, 2)
+    assert study.seeds == ((0,) if size == "quick" else (0, 1, 2))
     probed = study.comparisons[SELECTIVE].base
     assert (probed.optim.lr, probed.optim.momentum, probed.engine.batch) == (0.1, 0.0, 128), "the paper's"
     assert size == "quick" or {*study.parts[0].arms, "pruning"} <= set(study.examined), "transfer of every method"
@@ -165,7 +165,7 @@ def test_every_method_of_the_family_is_an_arm(tmp_path) -> None:
         "bunching is a control"
     )
     published = load_module(jobs / "paper" / "alternating_imagenet_resnet50.py").config.recipe
-    shared = {"generations": 3, "epochs": 2, "warmup_epochs": 0.5}
+    shared = {"generations": 3, "epochs": 5, "warmup_epochs": 0.5}
     assert arms["alternating"] == replace(published, **shared)
     assert arms["seal_later_layer"] == replace(arms["seal"], forget_later=True)
 
