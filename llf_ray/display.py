@@ -516,8 +516,8 @@ def detail(view: View, now: float, width: int, *, alone: bool, is_screen: bool) 
     whole = "   ".join(part for part in (values.strip(), scores if alone else "") if part)
     if whole:
         yield Text(f"  {whole}", no_wrap=True, overflow="ellipsis")
-    for line in mask_lines(run):
-        yield Text(f"  {line}", no_wrap=is_screen, overflow="ellipsis" if is_screen else "fold")
+    for mask in mask_lines(run):
+        yield Text(f"  {mask}", no_wrap=is_screen, overflow="ellipsis" if is_screen else "fold")
     last = view.last_note or (f"last operation: {view.last_operation}" if view.last_operation else "")
     if last and run.state not in ENDED:
         yield Text(f"  {last}", style="dim", no_wrap=True, overflow="ellipsis")
