@@ -20,7 +20,7 @@ from llf_ray.cli import main
 from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample
-from llf_ray.data.base import ROOT_VARIABLE, anchored
+from llf_ray.data.base import ROLES, ROOT_VARIABLE, anchored
 from llf_ray.journal import read
 from llf_ray.plan import operations_of, spans
 from llf_ray.recipes.bunched import BunchedResets
@@ -158,7 +158,7 @@ def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, mon
 def test_every_method_of_the_family_is_an_arm(tmp_path) -> None:
     jobs = Path(__file__).parents[2] / "jobs"
     family = {type(recipe) for recipe in load_module(jobs / "compare_methods.py").comparison.arms.values()}
-    study = make("quick", folder=str(tmp_path))
+    study = make("quick", seeds=3, folder=str(tmp_path))
     arms = study.comparisons[MAIN].arms
     assert family <= {type(recipe) for recipe in arms.values()}
     assert family - {BunchedResets} == {type(arms[name]) for name in (*study.parts[0].arms, "pruning")}, (
@@ -215,7 +215,7 @@ def test_the_paper_size_is_what_the_paper_jobs_say(tmp_path, monkeypatch) -> Non
 
 
 def test_wrong_labels_are_drawn_by_the_runs_seed(tmp_path) -> None:
-    study = make("quick", folder=str(tmp_path))
+    study = make("quick", seeds=3, folder=str(tmp_path))
     taught = [study.trainings()[f"{SELECTIVE}-seed{seed}"].task.labels("train") for seed in (0, 1, 2)]
     assert not np.array_equal(taught[0], taught[1])
     assert not np.array_equal(taught[1], taught[2])
@@ -223,7 +223,7 @@ def test_wrong_labels_are_drawn_by_the_runs_seed(tmp_path) -> None:
 
 def test_normalisers_that_wait_change_no_bit(tmp_path) -> None:
     """All arms have them, layer-wise re-initialisation alone switches them on."""
-    layered = make("quick", folder=str(tmp_path)).runs(MAIN)["long", 1].task
+    layered = make("quick", seeds=3, folder=str(tmp_path)).runs(MAIN)["long", 1].task
     plain = bare(layered)
     assert plain != layered
     networks = [task.initial(1) for task in (plain, layered)]
@@ -237,7 +237,10 @@ def test_normalisers_that_wait_change_no_bit(tmp_path) -> None:
 
 
 def test_data_that_cannot_be_examined_on_are_said_before_anything_is_made(tmp_path) -> None:
-    study = tiny(tmp_path)
+    study, colour = tiny(tmp_path), np.zeros((20, 8, 8, 3), np.uint8)
+    parts = {f"x_{role}": colour for role in ROLES} | {f"y_{role}": np.arange(20) % 2 for role in ROLES}
+    np.savez(tmp_path / "colour.npz", **parts)
+    coloured = Arrays(path=str(tmp_path / "colour.npz"), channels=3)
     for how, said in (
         (
             replace(study.examination, few_shot={"few": FashionSample(num_train=20, num_held_out=10)}),
@@ -247,7 +250,7 @@ def test_data_that_cannot_be_examined_on_are_said_before_anything_is_made(tmp_pa
             replace(study.examination, targets={"far": Arrays(path=str(tmp_path / "far.npz"))}),
             "target 'far': .*far.npz",
         ),
-        (replace(study.examination, targets={"colour": Arrays(path="x.npz", channels=3)}), "the network sees 1"),
+        (replace(study.examination, targets={"colour": coloured}), "the network sees 1"),
     ):
         with pytest.raises(SettingError, match=said):
             begin(replace(study, examination=how))
