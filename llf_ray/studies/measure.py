@@ -230,7 +230,9 @@ def _transfer(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
         values[f"{name}/accuracy"] = found.accuracy
         details[name] = asdict(found)
         if found.edge:
-            notes.append(f"{name}: the best rate, {found.rate:g}, is at the grid's edge")
+            highest = found.rate == max(found.validation)
+            why = "above it SGD is not stable on features of this size" if highest else "below it nothing is tried"
+            notes.append(f"{name}: the best rate, {found.rate:g}, is at the grid's edge: {why}")
     return Taken(values=values, more={}, details=details, notes=tuple(notes))
 
 

@@ -9,15 +9,15 @@ from click.testing import CliRunner
 from llf_ray.cli import main
 from llf_ray.config import SettingError, from_plain, to_plain
 from llf_ray.data.order import Draw, order
-from llf_ray.figures import draw_all
 from llf_ray.forget.groups import layout
 from llf_ray.measures.selectivity import Probe, effects, targeted
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.run import prepare
 from llf_ray.studies.probes import report, write
+from llf_ray.studies.show import draw_run
 from llf_ray.studies.trial import open_weights
 from llf_ray.tracking import named_values
-from llf_ray.train.folder import create
+from llf_ray.train.folder import create, open_run
 from tests.local import carry, final, journal, resumed, same_bits, settings, stopping_at, whole
 
 LATER = LaterLayer(generations=2, epochs=2, warmup_epochs=1, threshold="body")
@@ -115,7 +115,7 @@ def test_probes_reach_mlflow_a_table_and_a_picture(tmp_path):
     folder = whole(PROBED, tmp_path / "run")
     (record,) = [r for r in journal(folder, "probe") if (r["step"], r["perturbation"]) == (8, CELLS[0].name)]
     assert named_values(record)[f"probe/{CELLS[0].name}/clean/accuracy"] == record["values"]["clean/accuracy"]
-    draw_all(folder)
+    draw_run(open_run(folder))
     table, figure = write(folder)
     assert (folder / "figures" / "run.png").exists()
     assert figure.stat().st_size > 20_000
@@ -123,7 +123,7 @@ def test_probes_reach_mlflow_a_table_and_a_picture(tmp_path):
     assert len(rows) == 8
     shown = f"{100 * record['values']['clean/accuracy']:.1f}"
     assert f"| 8 | {shown} |" in "".join(rows)
-    said = CliRunner().invoke(main, ["probes", str(folder)])
+    said = CliRunner(env={"COLUMNS": "200"}).invoke(main, ["probes", str(folder)])
     assert said.exit_code == 0, said.output
     assert CELLS[2].name in said.output
     assert str(figure) in said.output
