@@ -123,9 +123,9 @@ def test_probes_reach_mlflow_a_table_and_a_picture(tmp_path):
     assert len(rows) == 8
     shown = f"{100 * record['values']['clean/accuracy']:.1f}"
     assert f"| 8 | {shown} |" in "".join(rows)
-    said = CliRunner(env={"COLUMNS": "200"}).invoke(main, ["probes", str(folder)])
+    said = CliRunner().invoke(main, ["probes", str(folder)])
     assert said.exit_code == 0, said.output
-    assert CELLS[2].name in said.output
+    assert all(word in said.output for word in CELLS[2].name.split()), "folded where the table is narrow"
     assert str(figure) in said.output
     with pytest.raises(SettingError, match="has probed nothing yet"):
         report(whole(PLAIN, tmp_path / "plain"))
