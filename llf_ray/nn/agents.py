@@ -67,7 +67,7 @@ def stacked(agents: Sequence[nn.Module]) -> Weights:
     together = {}
     for layer, first in agents[0].named_children():
         layers = [getattr(agent, layer) for agent in agents]
-        for name in first._parameters:
+        for name, _ in first.named_parameters(recurse=False):
             together[f"{layer}.{name}"] = tuple(getattr(one, name) for one in layers)
     if all(_side_by_side(parts) for parts in together.values()):  # so they are whole: nobody need be asked for them
         return {name: _Together.apply(*parts) for name, parts in together.items()}

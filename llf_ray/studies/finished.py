@@ -54,7 +54,15 @@ def last_step(run_folder: Path) -> int | None:
 
 
 def network_with(task: Task, values: Mapping[str, Tensor]) -> nn.Module:
-    """The task's network with these weights and buffers, in evaluation mode."""
+    """The task's network with these weights and buffers, in evaluation mode.
+
+    Raises:
+        SettingError: they are those of another network.
+    """
     network = task.initial(0)
-    network.load_state_dict(dict(values))
+    try:
+        network.load_state_dict(dict(values))
+    except RuntimeError as error:
+        first, *lines = str(error).splitlines()
+        raise SettingError(f"final weights do not fit the task's network: {(lines or [first])[0].strip()}") from None
     return network.eval()

@@ -25,7 +25,6 @@ from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking, read, replace_text
 from llf_ray.measures.language import ease_of_teaching
 from llf_ray.measures.mixed_language import probe_mixed_language
-from llf_ray.nn.weights import read_weights
 from llf_ray.plan import Plan, spans
 from llf_ray.recipes.base import Recipe
 from llf_ray.recipes.iterated_learning import NeuralIteratedLearning
@@ -36,7 +35,8 @@ from llf_ray.recipes.seeded_learning import SeededIteratedLearning
 from llf_ray.run import Checkpoints, Resources, RunConfig, prepare
 from llf_ray.studies.claims import QUICK, VERDICTS, judge
 from llf_ray.studies.compare import Against, against
-from llf_ray.studies.kept import STUDY, keep, spending
+from llf_ray.studies.finished import open_finished
+from llf_ray.studies.kept import STUDY, keep, spending, spent
 from llf_ray.studies.show import markdown_table
 from llf_ray.tasks.language_game import LanguageGame, li_bowling
 from llf_ray.train.folder import create, open_run
@@ -311,10 +311,8 @@ def _teach(study: LanguageStudy, config: RunConfig, place: Path) -> None:
     """Ease of teaching of the languages of a finished run: learning curves by seed."""
     game = config.task
     assert isinstance(game, LanguageGame)
-    players = game.skeleton()
-    players.load_state_dict(read_weights(place / "final" / "model.safetensors"))
     with torch.no_grad():
-        messages = game.language(players.eval())
+        messages = game.language(open_finished(place).network())
     curves = ease_of_teaching(
         messages,
         game.features(),
@@ -369,7 +367,7 @@ def collect(study: LanguageStudy, folder: Path) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "arms": arms,
         "probe": {**probe, **_judgeable(probe), "selectivity": _selectivity(probe)},
-        "seconds": json.loads((folder / STUDY).read_text())["seconds"],
+        "seconds": spent(folder),
     }
 
 
