@@ -385,19 +385,22 @@ def _check_probes(config: RunConfig, slots: Sequence[Slot], total: int) -> None:
                     raise SettingError(f"probes.{number}: perturbation {perturbation.name!r}: {error}") from None
 
 
+_CROPR = ".cropr."  # what `llf_ray.nn.cropr.apply` calls a module inside its block
+
+
 def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot], float]:
     """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
     above.
 
     Layers are the network's blocks (`llf_ray.forget.groups.block_of`); what lies in front of the first block (stem,
     tokens, positions) is one layer, and what lies behind the last one (normaliser, head) is one. A network without
-    blocks has its convolution and linear layers.
+    blocks has its convolution and linear layers. Modules of Token Cropr, drawn anew wherever they stand, keep the rate.
     """
     if decay is None:
         return lambda slot: 1.0
     depths = _depths([slot for slot in slots if slot.kind != "statistic"])
     last = max(depths.values())
-    return lambda slot: decay ** (last - depths[slot.name])
+    return lambda slot: 1.0 if _CROPR in slot.name else decay ** (last - depths[slot.name])
 
 
 def _depths(slots: Sequence[Slot]) -> dict[str, int]:

@@ -42,8 +42,8 @@ class Ade20k:
         path = located(self.root) / NAMES
         if not path.is_file():
             return tuple(f"class {number}" for number in range(1, NUM_CLASSES + 1))
-        rows = [line.split("\t") for line in lines(path, "the names of the classes")]
-        names = {row[0]: row[-1].split(",")[0].strip() for row in rows}  # "1  0.1576  11664  1172  wall"
+        rows = [line.split(None, 4) for line in lines(path, "the names of the classes")]  # 1 0.1576 11664 1172 wall
+        names = {row[0]: row[4].split(",")[0] for row in rows if len(row) == 5}
         missing = [number for number in range(1, NUM_CLASSES + 1) if str(number) not in names]
         if missing:
             raise ValueError(f"{path} has no row of class {missing[0]}: one row for each of 1 to {NUM_CLASSES} is needed")

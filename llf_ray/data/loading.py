@@ -15,7 +15,7 @@ from llf_ray.data.augment import Augment, Scaling, mix, seeded, shift_and_flip, 
 from llf_ray.data.base import BrokenData, Items, Pixels, Stack
 from llf_ray.data.order import Draw
 
-__all__ = ["ImageBatch", "from_files", "from_memory", "mixed"]
+__all__ = ["ImageBatch", "Requests", "from_files", "from_memory", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def from_files(
     """
     loader = DataLoader(
         _Transformed(items, training, plain),
-        batch_sampler=_Requests(draws),
+        batch_sampler=Requests(draws),
         num_workers=num_workers,
         collate_fn=_collated,
         pin_memory=device.type == "cuda",
@@ -85,7 +85,7 @@ def mixed(
 _Request = tuple[int, tuple[int, ...] | None]  # a sample and the key of its augmentation
 
 
-class _Requests:
+class Requests:
     """Draws as the lists of requests that a DataLoader hands to its workers."""
 
     def __init__(self, draws: Iterable[Draw]) -> None:

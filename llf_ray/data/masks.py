@@ -22,6 +22,7 @@ __all__ = [
     "MOST_CLASSES",
     "Labels",
     "MaskFiles",
+    "MaskStack",
     "Scenes",
     "SceneSet",
     "check_masks",
@@ -93,8 +94,8 @@ class MaskFiles:
         if (labels < 0).any():
             wrong = int(ids[labels < 0][0])
             raise ValueError(
-                f"{path} has the id {wrong}: ids are {_ranges([i for i, label in self.classes.items()])}"
-                + f" ({int((labels < 0).sum()):,} of {labels.size:,} pixels have another)"
+                f"{path} has the id {wrong}: ids are {_ranges([*self.classes])}"
+                f" ({int((labels < 0).sum()):,} of {labels.size:,} pixels have another)"
             )
         return labels.astype(np.uint8)
 
@@ -133,6 +134,20 @@ def paired(images: Path, masks: Path, suffix: str = ".png") -> tuple[list[Path],
             f"{len(missing):,} have none" + (f"; nearest is {near!r}" if near else "")
         )
     return pictures, wanted
+
+
+@dataclass(frozen=True, eq=False)
+class MaskStack:
+    """Images of one size, in memory, and their labels: (items, height, width, channels), (items, height, width)."""
+
+    images: Pixels
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pair(self, index: int) -> tuple[Pixels, Labels]:
+        return np.asarray(self.images[index]), np.asarray(self.labels[index])
 
 
 class _OfMasks(Protocol):

@@ -258,6 +258,12 @@ class CroppedTransformer:
 
         return apply(self.model.make(num_classes, channels), self.cropping, outputs=outputs)
 
+    def make_pretrained(self, num_classes: int, channels: int, *, outputs: int | None = None) -> nn.Module:
+        """The network with timm's pretrained weights, and modules drawn anew; see `TimmModel.make_pretrained`."""
+        from llf_ray.nn.cropr.transformer import apply
+
+        return apply(self.model.make_pretrained(num_classes, channels), self.cropping, outputs=outputs)
+
     def head(self, network: nn.Module) -> tuple[str, ...]:
         from llf_ray.nn.cropr.transformer import module_names
 

@@ -111,9 +111,12 @@ def fitting(network: nn.Module, start: Start, head: tuple[str, ...]) -> dict[str
         return None
     own = network.state_dict()
     if isinstance(start, FromFile | FromRun) and start.head == "fresh":
-        in_head = {name for name in own if any(name.startswith(f"{module}.") for module in head)}
+        inside = tuple(f"{module}." for module in head)
+        in_head = {name for name in own if name.startswith(inside)}
         values = {
-            name: value for name, value in values.items() if name not in in_head or value.shape == own[name].shape
+            name: value
+            for name, value in values.items()
+            if not name.startswith(inside) or (name in own and value.shape == own[name].shape)
         }
         values = {**{name: own[name] for name in in_head}, **values}
     # counters of batches that older files lack: nothing reads them as long as statistics are running means
