@@ -305,7 +305,8 @@ def _num_labelled(labels: Tensor) -> Tensor:
 def _confusion(num_classes: int) -> Any:
     from torchmetrics.classification import MulticlassJaccardIndex  # here: it takes a second
 
-    return MulticlassJaccardIndex(num_classes, ignore_index=IGNORED, validate_args=False)
+    # every rank would have to compute: by itself it would gather from all of them, and wait for those that do not
+    return MulticlassJaccardIndex(num_classes, ignore_index=IGNORED, validate_args=False, sync_on_compute=False)
 
 
 # Data are read once a process. The folder that relative paths start from is part of the key.
