@@ -164,8 +164,8 @@ class Curve:
 
     ``over`` names the span: the phase, its generation, or the run. ``offset`` reads the curve as if that much had
     passed already, so that a generation rewound to step k continues at k. ``drops`` are shares of the span at which
-    ``shape="step"`` multiplies by ``factor``. ``shape="linear"`` falls as a ``power`` of what remains. ``scale`` multiplies
-    everything.
+    ``shape="step"`` multiplies by ``factor``. ``shape="linear"`` falls as what remains to the ``power``. ``scale``
+    multiplies everything.
     """
 
     shape: Literal["cosine", "linear", "constant", "step"] = "cosine"

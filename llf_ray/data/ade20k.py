@@ -46,7 +46,9 @@ class Ade20k:
         names = {row[0]: row[4].split(",")[0] for row in rows if len(row) == 5}
         missing = [number for number in range(1, NUM_CLASSES + 1) if str(number) not in names]
         if missing:
-            raise ValueError(f"{path} has no row of class {missing[0]}: one row for each of 1 to {NUM_CLASSES} is needed")
+            raise ValueError(
+                f"{path} has no row of class {missing[0]}: one row for each of 1 to {NUM_CLASSES} is needed"
+            )
         return tuple(names[str(number)] for number in range(1, NUM_CLASSES + 1))
 
     def load(self, role: Role) -> MaskFiles:

@@ -52,7 +52,7 @@ class CamVid:
         return CLASSES
 
     def load(self, role: Role) -> MaskFiles:
-        root = found(located(self.root), "the folder of CamVid: train/, trainannot/, val/, valannot/, test/, testannot/")
+        root = found(located(self.root), "the folder of CamVid: train/, trainannot/, val/, valannot/, ...")
         part = PARTS[role]
         ids = {**{number: number for number in range(len(CLASSES))}, VOID: IGNORED}
         files = MaskFiles(*paired(root / part, root / f"{part}annot"), self.channels, ids)

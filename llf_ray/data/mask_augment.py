@@ -1,13 +1,12 @@
-"""From images with masks to what a network sees, image by image, and the batches of a task.
+"""From images with masks to what a network sees, image by image.
 
 Training images are resized by a random factor, cropped to a square, mirrored and changed in colour, as mmsegmentation
-does for Segmenter; all of it is a function of (seed, generation, epoch, sample). Images that are scored are resized as a
-whole, so that their longer side fills the square, and padded: one pass an image, no sliding window.
+does for Segmenter; all of it is a function of (seed, generation, epoch, sample). Images that are scored are resized as
+a whole, so that their longer side fills the square, and padded: one pass an image, no sliding window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,16 +15,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from llf_ray.config import SettingError, check_number
-from llf_ray.data.augment import Scaling
-from llf_ray.data.base import BrokenData, Pixels
-from llf_ray.data.loading import Requests
-from llf_ray.data.masks import IGNORED, Labels, Scenes
-from llf_ray.data.order import Draw, uniform
+from llf_ray.data.base import Pixels
+from llf_ray.data.masks import IGNORED, Labels
+from llf_ray.data.order import uniform
 
-__all__ = ["MaskAugment", "SceneBatch", "View", "batches", "distorted", "fitted", "varied", "whole"]
+__all__ = ["MaskAugment", "View", "distorted", "fitted", "varied", "whole"]
 
 _VARY = 9  # the word that keeps this file's streams apart from other users of the same seed
 _TRIES = 10  # crops that are looked at before one is taken as it is
@@ -38,10 +34,10 @@ _PER_SAMPLE = 64  # numbers of a sample's stream
 class MaskAugment:
     """Random views of an image with its mask. The defaults are those of Segmenter on ADE20K but for the size.
 
-    At a factor of 1 the shorter side of a training image becomes ``size``. A crop in which one class has ``most_of_one``
-    of the labelled pixels or more is drawn again, up to ten times. ``colour`` is the strength of photometric
-    distortion: at 1, each with probability 1/2, brightness changes by up to an eighth, contrast and saturation by up to
-    a half, and hue by up to a tenth of the circle.
+    At a factor of 1 the shorter side of a training image becomes ``size``. A crop in which one class has
+    ``most_of_one`` of the labelled pixels or more is drawn again, up to ten times. ``colour`` is the strength of
+    photometric distortion: at 1, each with probability 1/2, brightness changes by up to an eighth, contrast and
+    saturation by up to a half, and hue by up to a tenth of the circle.
     """
 
     size: int  # side of the squares that the network sees
@@ -57,20 +53,6 @@ class MaskAugment:
         check_number("colour", self.colour, low=0.0, high=2.0)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise SettingError(f"scale = {self.scale!r}: must be two numbers above 0, the smaller first")
-
-
-@dataclass(frozen=True)
-class SceneBatch:
-    """Scaled images (B, C, S, S) with the draw's key, (seed, generation, epoch), in training.
-
-    In training ``labels`` are (B, S, S), `IGNORED` where nothing counts; in evaluation those of each image in its own
-    size. ``extents`` says how much of its square each image fills, (height, width).
-    """
-
-    images: Tensor
-    labels: Tensor | tuple[Tensor, ...]
-    extents: tuple[tuple[int, int], ...]
-    key: tuple[int, ...] | None = None
 
 
 class View(NamedTuple):
@@ -119,7 +101,7 @@ def distorted(picture: Tensor, strength: float, number: NDArray[np.float64]) -> 
     """
     if not strength:
         return picture
-    from torchvision.transforms.v2 import functional as vision  # here: it takes seconds, and a grey set needs none of it
+    from torchvision.transforms.v2 import functional as vision  # here: it takes seconds
 
     wanted, amount = number[:4] < 0.5, strength * (2 * number[4:8] - 1)
     contrast = 1 + amount[1] / 2
@@ -158,62 +140,3 @@ def fitted(scores: Tensor, extent: tuple[int, int], shape: tuple[int, int]) -> T
     """Scores (C, S, S) of what `whole` made, for the image in its own size: (C, height, width), resized bilinearly."""
     inside = scores[None, :, : extent[0], : extent[1]]
     return F.interpolate(inside, size=shape, mode="bilinear", align_corners=False)[0]
-
-
-def batches(
-    scenes: Scenes, draws: Iterable[Draw], augment: MaskAugment, scaling: Scaling, device: torch.device, num_workers: int
-) -> Iterator[SceneBatch]:
-    """A batch a draw, in their order: random views where a draw has a key, whole images where it has none.
-
-    Padding has the mean colour, which is 0 when scaled.
-    """
-    loader = DataLoader(
-        _Views(scenes, augment),
-        batch_sampler=Requests(draws),
-        num_workers=num_workers,
-        collate_fn=_collated,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader would draw a seed for its workers from the ambient one
-    )
-    for read in loader:
-        if isinstance(read, str):  # an error crosses processes as text: its message stays one line
-            raise BrokenData(read)
-        views, key = read
-        pictures = torch.stack([view.image for view in views]).to(device, non_blocking=True)
-        images, extents = scaling.scaled(pictures.permute(0, 2, 3, 1)), tuple(view.extent for view in views)
-        for image, (high, wide) in zip(images, extents, strict=True):
-            image[:, high:] = 0
-            image[:, :, wide:] = 0
-        if key is None:
-            labels = tuple(view.labels.to(device, non_blocking=True) for view in views)
-            yield SceneBatch(images, labels, extents)
-        else:
-            together = torch.stack([view.labels for view in views]).to(device, non_blocking=True)
-            yield SceneBatch(images, together, extents, key)
-
-
-class _Views(Dataset["tuple[View, tuple[int, ...] | None] | str"]):
-    def __init__(self, scenes: Scenes, augment: MaskAugment) -> None:
-        self.scenes, self.augment = scenes, augment
-
-    def __getitem__(self, request: tuple[int, tuple[int, ...] | None]) -> tuple[View, tuple[int, ...] | None] | str:
-        index, key = request
-        try:
-            image, labels = self.scenes.pair(index)
-        except (ValueError, OSError) as error:
-            return str(error)
-        if key is None:
-            return whole(image, labels, self.augment.size), None
-        return varied(image, labels, self.augment, key, index), key
-
-
-def _collated(
-    samples: list[tuple[View, tuple[int, ...] | None] | str],
-) -> tuple[list[View], tuple[int, ...] | None] | str:
-    views, key = [], None
-    for sample in samples:
-        if isinstance(sample, str):
-            return sample
-        view, key = sample
-        views.append(view)
-    return views, key

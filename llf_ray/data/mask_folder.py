@@ -12,6 +12,7 @@ from llf_ray.config import SettingError
 from llf_ray.data.base import PATH, Role, check_settings, cut_part, few, found, limit_of, located
 from llf_ray.data.folder import VALIDATION_NAMES
 from llf_ray.data.masks import IGNORED, MOST_CLASSES, MaskFiles, check_masks, paired
+from llf_ray.data.order import Indices
 
 __all__ = ["MaskFolder"]
 
@@ -53,7 +54,7 @@ class MaskFolder:
 
     def load(self, role: Role) -> MaskFiles:
         files = self._all_of(role)
-        return files.picked(few(np.zeros(len(files), dtype=np.int64), limit_of(role, self.num_train, self.num_held_out)))
+        return files.picked(few(_alike(files), limit_of(role, self.num_train, self.num_held_out)))
 
     def check(self) -> None:
         """Raise a ValueError that names a file that is no image or no mask of it."""
@@ -67,7 +68,7 @@ class MaskFolder:
             return files
         shares: Mapping[Role, float] = {"validation": self.validation, "test": self.test}
         missing = {part: share for part, share in shares.items() if source[part] == source["train"]}
-        return files.picked(cut_part(np.zeros(len(files), dtype=np.int64), role, missing, self.seed))
+        return files.picked(cut_part(_alike(files), role, missing, self.seed))
 
     def _sources(self, root: Path) -> dict[Role, str]:
         """The folder that each role's images lie in; the training part's where they must be cut off from it."""
@@ -83,3 +84,8 @@ class MaskFolder:
     def _listed(self, folder: Path) -> MaskFiles:
         ids = {number: number for number in range(len(self.names))} | dict.fromkeys(self.ignored, IGNORED)
         return MaskFiles(*paired(folder / "images", folder / "masks", self.suffix), self.channels, ids)
+
+
+def _alike(files: MaskFiles) -> Indices:
+    """One class for all: an image has several, and none to balance a cut by."""
+    return np.zeros(len(files), dtype=np.int64)

@@ -22,9 +22,9 @@ __all__ = [
     "MOST_CLASSES",
     "Labels",
     "MaskFiles",
+    "MaskSet",
     "MaskStack",
-    "Scenes",
-    "SceneSet",
+    "MaskedImages",
     "check_masks",
     "paired",
 ]
@@ -36,7 +36,7 @@ MOST_MASKS_READ = 200  # of a role, before a run; the others are looked at when 
 Labels = NDArray[np.uint8]  # the class of each pixel, or IGNORED: (height, width)
 
 
-class Scenes(Protocol):
+class MaskedImages(Protocol):
     """The images of one role, each with the class of every pixel."""
 
     def __len__(self) -> int: ...
@@ -48,7 +48,7 @@ class Scenes(Protocol):
         ...
 
 
-class SceneSet(Hashable, Protocol):
+class MaskSet(Hashable, Protocol):
     """Settings that say which images with masks; reading happens in the methods."""
 
     @property
@@ -58,7 +58,7 @@ class SceneSet(Hashable, Protocol):
         """Names of the classes; label i is the i-th."""
         ...
 
-    def load(self, role: Role) -> Scenes:
+    def load(self, role: Role) -> MaskedImages:
         """The images of a role, always in the same order. FileNotFoundError or ValueError, in one line, where they
         cannot be had.
         """
@@ -101,9 +101,7 @@ class MaskFiles:
 
     def picked(self, chosen: Indices) -> MaskFiles:
         """The images at these positions."""
-        return MaskFiles(
-            [self.images[i] for i in chosen], [self.masks[i] for i in chosen], self.channels, self.classes
-        )
+        return MaskFiles([self.images[i] for i in chosen], [self.masks[i] for i in chosen], self.channels, self.classes)
 
     @cached_property
     def _table(self) -> NDArray[np.int16]:
@@ -196,7 +194,9 @@ def _read_ids(path: Path) -> NDArray[np.int64]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     if ids.ndim != 2 or ids.dtype.kind not in "bui" or (ids.size and int(ids.min()) < 0):
-        raise ValueError(f"{path} is no mask: its pixels ({mode}) are no ids; one grey level or palette index is needed")
+        raise ValueError(
+            f"{path} is no mask: its pixels ({mode}) are no ids; grey levels or palette indices are needed"
+        )
     return ids.astype(np.int64)
 
 

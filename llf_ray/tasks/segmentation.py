@@ -18,8 +18,9 @@ from llf_ray.config import SettingError, check_number
 from llf_ray.data.augment import Scaling
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, Pixels, Role
 from llf_ray.data.fashion_masks import FashionMasks
-from llf_ray.data.mask_augment import MaskAugment, SceneBatch, batches, fitted
-from llf_ray.data.masks import IGNORED, MOST_CLASSES, Labels, Scenes, SceneSet
+from llf_ray.data.loading import MaskBatch, from_masks
+from llf_ray.data.mask_augment import MaskAugment, fitted
+from llf_ray.data.masks import IGNORED, MOST_CLASSES, Labels, MaskedImages, MaskSet
 from llf_ray.data.order import Draw, order
 from llf_ray.data.photographs import FashionOnPhotographs
 from llf_ray.nn.cropr.schedule import Steady
@@ -38,7 +39,7 @@ NUM_MEASURED = 512  # images whose pixels give mean and deviation
 class Looked:
     """What a network made of an image, all in the image's own size.
 
-    ``depth`` is the number of blocks that each pixel's patch went through before it was cut, and ``blocks`` that of all.
+    ``depth`` is the number of blocks that each pixel's patch went through before it was cut, ``blocks`` that of all.
     """
 
     image: Pixels  # (height, width, channels)
@@ -53,17 +54,18 @@ class Segmentation:
     """A vision transformer learns the class of every pixel (`llf_ray.nn.segmenter.Segmenter`).
 
     Layers have timm's names below ``backbone.``, a module that cuts tokens is ``backbone.blocks.N.cropr``, the decoder
-    is ``head``. Such modules answer for the class of each patch (``queries="patches"``): their targets are the labels on
-    the patch grid, taken from the nearest pixel, and their losses are added to the task's own, each with weight 1
+    is ``head``. Such modules answer for the class of each patch (``queries="patches"``): their targets are the labels
+    on the patch grid, taken from the nearest pixel, and their losses are added to the task's own, each with weight 1
     (Bergner et al., arXiv:2412.00965). Stochastic depth of the last block is 0, in the dense model, too, as published.
 
     Weights of a run start another by ``FromRun(run=..., head="fresh")``; a file of the transformer's alone by
-    ``FromFile(path=..., head="fresh", rename={"": "backbone."})``. Pixels are scaled by ``mean`` and ``std``; where they
-    are None, by those of timm's pretrained weights if training starts from them, else by those of the training images.
+    ``FromFile(path=..., head="fresh", rename={"": "backbone."})``. Pixels are scaled by ``mean`` and ``std``; where
+    they are None, by those of timm's pretrained weights if training starts from them, else by those of the training
+    images.
     """
 
     model: TimmModel | CroppedTransformer
-    data: SceneSet
+    data: MaskSet
     augment: MaskAugment
     start: Start = Fresh()
     mean: tuple[float, ...] | None = None
@@ -106,7 +108,7 @@ class Segmentation:
         if not 2 <= len(classes) <= MOST_CLASSES:
             raise ValueError(f"data: {len(classes)} classes; 2 to {MOST_CLASSES} can be told apart")
         for role in ROLES:
-            if not len(self._scenes(role)):
+            if not len(self._images(role)):
                 raise ValueError(f"data: the {role} part has no images; a larger data set or share is needed")
         check = getattr(self.data, "check", None)  # data sets of many files look at each
         if check is not None:
@@ -158,12 +160,12 @@ class Segmentation:
         return network
 
     def num_items(self, role: Role) -> int:
-        return len(self._scenes(role))
+        return len(self._images(role))
 
-    def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[SceneBatch]:
-        return batches(self._scenes(role), draws, self.augment, self.scaling(), device, self.num_workers)
+    def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[MaskBatch]:
+        return from_masks(self._images(role), draws, self.augment, self.scaling(), device, self.num_workers)
 
-    def loss(self, model: nn.Module, batch: SceneBatch) -> tuple[Tensor, Mapping[str, Tally]]:
+    def loss(self, model: nn.Module, batch: MaskBatch) -> tuple[Tensor, Mapping[str, Tally]]:
         """Mean over images of the mean cross-entropy of their labelled pixels, and the same of each module's patches.
 
         Images weigh the same however much of them is labelled, so that the mean over ranks and micro-batches of equal
@@ -186,14 +188,14 @@ class Segmentation:
             watched["auxiliary_loss"] = tally(torch.stack(others).mean(0))
         return own.mean() + sum(other.mean() for other in others), watched
 
-    def score(self, model: nn.Module, batch: SceneBatch) -> Mapping[str, Tally]:
+    def score(self, model: nn.Module, batch: MaskBatch) -> Mapping[str, Tally]:
         """Share of labelled pixels that are right, and cross-entropy, of images in their own size: scores are resized
         bilinearly to it.
         """
         return self.evidence(model, batch)[0]
 
     @torch.no_grad()
-    def evidence(self, model: nn.Module, batch: SceneBatch) -> tuple[Mapping[str, Tally], Tensor]:
+    def evidence(self, model: nn.Module, batch: MaskBatch) -> tuple[Mapping[str, Tally], Tensor]:
         """What `score` gives, and how many pixels of each class (row) were taken for each (column)."""
         found = _confusion(len(self._classes)).to(batch.images.device)
         losses = []
@@ -225,7 +227,7 @@ class Segmentation:
     def look(self, model: nn.Module, role: Role, indices: Sequence[int], device: torch.device) -> list[Looked]:
         """What a network, in evaluation mode, makes of some images: for figures."""
         found = []
-        scenes, backbone = self._scenes(role), cast("Any", model.backbone)
+        images, backbone = self._images(role), cast("Any", model.backbone)
         for index, batch in zip(
             indices, self.batches(role, [Draw(np.asarray([i], dtype=np.int64)) for i in indices], device), strict=True
         ):
@@ -235,7 +237,7 @@ class Segmentation:
             inside = depth[None, :, : batch.extents[0][0], : batch.extents[0][1]]
             found.append(
                 Looked(
-                    image=scenes.pair(index)[0],
+                    image=images.pair(index)[0],
                     labels=labels.cpu().numpy().astype(np.uint8),
                     predicted=scores.argmax(0).cpu().numpy().astype(np.uint8),
                     depth=F.interpolate(inside, tuple(labels.shape), mode="nearest-exact")[0, 0].long().cpu().numpy(),
@@ -270,7 +272,7 @@ class Segmentation:
     def _head(self, network: Any) -> tuple[str, ...]:
         return ("head", *(f"backbone.{name}" for name in self._model.head(network.backbone)))
 
-    def _in_own_size(self, scores: Tensor, batch: SceneBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    def _in_own_size(self, scores: Tensor, batch: MaskBatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (classes, height, width) and labels (height, width) of each image."""
         for own, labels, extent in zip(scores, batch.labels, batch.extents, strict=True):
             high, wide = labels.shape
@@ -280,7 +282,7 @@ class Segmentation:
     def _classes(self) -> tuple[str, ...]:
         return _named(self.data, os.environ.get(ROOT_VARIABLE))
 
-    def _scenes(self, role: Role) -> Scenes:
+    def _images(self, role: Role) -> MaskedImages:
         return _loaded(self.data, role, os.environ.get(ROOT_VARIABLE))
 
 
@@ -293,7 +295,7 @@ def labelled_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def on_patches(labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) of the patches of a grid, (B, patches): each that of one pixel, as torch's "nearest" takes it."""
+    """Labels (B, H, W) of the patches of a grid, (B, patches): each that of one pixel, torch's "nearest"."""
     return F.interpolate(labels[:, None].float(), grid, mode="nearest")[:, 0].flatten(1).long()
 
 
@@ -315,21 +317,24 @@ KEPT = 12
 
 
 @lru_cache(maxsize=KEPT)
-def _named(data: SceneSet, root: str | None) -> tuple[str, ...]:
+def _named(data: MaskSet, root: str | None) -> tuple[str, ...]:
     return data.classes()
 
 
 @lru_cache(maxsize=KEPT)
-def _loaded(data: SceneSet, role: Role, root: str | None) -> Scenes:
+def _loaded(data: MaskSet, role: Role, root: str | None) -> MaskedImages:
     return data.load(role)
 
 
 @lru_cache(maxsize=KEPT)
-def _measured(data: SceneSet, root: str | None) -> Scaling:
+def _measured(data: MaskSet, root: str | None) -> Scaling:
     """Mean and deviation of each channel over some of the training images."""
-    scenes = _loaded(data, "train", root)
-    chosen = order(len(scenes), 0, 0, 0)[:NUM_MEASURED]
-    return Scaling.measured(scenes.pair(int(index))[0] for index in chosen)
+    images = _loaded(data, "train", root)
+    chosen = order(len(images), 0, 0, 0)[:NUM_MEASURED]
+    return Scaling.measured(images.pair(int(index))[0] for index in chosen)
+
+
+tiny: Segmentation
 
 
 def __getattr__(name: str) -> Any:

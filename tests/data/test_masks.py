@@ -1,4 +1,4 @@
-"""Images with masks: the layouts in which sets are distributed, random views of them, and what is said of broken ones."""
+"""Images with masks: the layouts of published sets, random views of them, and what is said of broken ones."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from llf_ray.config import SettingError
 from llf_ray.data import Ade20k, CamVid, FashionMasks, FashionOnPhotographs, MaskAugment, MaskFolder
 from llf_ray.data.augment import Scaling
 from llf_ray.data.base import ROLES, BrokenData
-from llf_ray.data.mask_augment import batches, distorted, fitted, varied, whole
+from llf_ray.data.loading import from_masks
+from llf_ray.data.mask_augment import distorted, fitted, varied, whole
 from llf_ray.data.masks import IGNORED, MaskStack
 from llf_ray.data.order import Draw
 
@@ -124,7 +125,8 @@ def test_a_folder_of_masks_gives_three_roles(tmp_path, parts, sizes):
 
 def test_masks_may_have_ids_of_sixteen_bits(tmp_path):
     for name in "abcd":
-        draw(tmp_path / f"images/{name}.png", tmp_path / f"masks/{name}.png", np.array([[0, 1], [1000, 2]]), mode="I;16")
+        files = tmp_path / f"images/{name}.png", tmp_path / f"masks/{name}.png"
+        draw(*files, np.array([[0, 1], [1000, 2]]), mode="I;16")
     data = MaskFolder(root=str(tmp_path), names=("a", "b", "c"), ignored=(1000,))
     data.check()
     assert data.load("train").labels(1).tolist() == [[0, 1], [255, 2]]
@@ -197,7 +199,7 @@ def test_what_is_broken_is_named_in_one_line_before_a_run(tmp_path, what, compla
 def test_a_file_that_breaks_later_ends_the_batches_by_its_name(tmp_path, workers):
     scenes = broken(tmp_path, "size").load("validation")
     draws = [Draw(np.arange(2)), Draw(np.arange(2, 5))]
-    found = batches(scenes, draws, MaskAugment(size=8), PLAIN, CPU, workers)
+    found = from_masks(scenes, draws, MaskAugment(size=8), PLAIN, CPU, workers)
     next(found)
     with pytest.raises(BrokenData, match=r"val3\.png has 5x3 pixels"):
         next(found)
@@ -251,11 +253,11 @@ def test_a_view_depends_on_seed_generation_epoch_and_sample_alone(scene):
 
 def test_batches_and_workers_change_no_view(scene):
     image, labels = scene
-    scenes = MaskStack(np.stack([image, image[::-1], image[:, ::-1]]), np.stack([labels, labels[::-1], labels[:, ::-1]]))
+    scenes = MaskStack(*(np.stack([one, one[::-1], one[:, ::-1]]) for one in (image, labels)))
     augment = MaskAugment(size=24)
     key = (3, 0, 2)
-    (three,) = batches(scenes, [Draw(np.arange(3), key)], augment, PLAIN, CPU, 0)
-    single = list(batches(scenes, [Draw(np.array([i]), key) for i in range(3)], augment, PLAIN, CPU, 1))
+    (three,) = from_masks(scenes, [Draw(np.arange(3), key)], augment, PLAIN, CPU, 0)
+    single = list(from_masks(scenes, [Draw(np.array([i]), key) for i in range(3)], augment, PLAIN, CPU, 1))
     assert torch.equal(three.images, torch.cat([batch.images for batch in single]))
     assert torch.equal(three.labels, torch.cat([batch.labels for batch in single]))
     assert three.key == key
@@ -278,7 +280,7 @@ def test_labels_stay_with_their_pixels(scene):
 def test_what_a_view_adds_is_ignored_and_of_the_mean_colour(scene):
     augment = MaskAugment(size=64, scale=(0.5, 0.5), colour=0.0)
     scenes = MaskStack(scene[0][None], scene[1][None])
-    (batch,) = batches(scenes, [Draw(np.array([0]), (0, 0, 0))], augment, PLAIN, CPU, 0)
+    (batch,) = from_masks(scenes, [Draw(np.array([0]), (0, 0, 0))], augment, PLAIN, CPU, 0)
     assert batch.extents == ((32, 43),)
     outside = torch.ones(64, 64, dtype=torch.bool)
     outside[:32, :43] = False

@@ -179,7 +179,9 @@ def test_the_auxiliary_task_moves_modules_and_nothing_else():
     assert [tuple(answer.shape) for answer in seen.auxiliary] == [(8, 16, 2)] * 2
     own = labelled_cross_entropy(seen.output, batch.labels).mean()
     target = batch.labels[:, ::6, ::6].flatten(1)
-    others = [F.cross_entropy(answer.flatten(0, 1), target.flatten(), ignore_index=IGNORED) for answer in seen.auxiliary]
+    others = [
+        F.cross_entropy(answer.flatten(0, 1), target.flatten(), ignore_index=IGNORED) for answer in seen.auxiliary
+    ]
     together, alone = gradients(network, total), gradients(network, own)
     assert not [name for name in alone if ".cropr." in name]
     assert {name for name in together if name not in alone} == {
@@ -240,9 +242,8 @@ def test_pruning_grows_over_the_first_generation_and_is_whole_in_evaluation():
 @pytest.fixture(scope="module")
 def kinds() -> Segmentation:
     """Eleven classes of which some are on no image, parts of it ignored."""
-    return replace(
-        tiny, data=FashionMasks(pictures=FashionOnPhotographs(num_train=40, num_held_out=7)), augment=MaskAugment(size=24)
-    )
+    data = FashionMasks(pictures=FashionOnPhotographs(num_train=40, num_held_out=7))
+    return replace(tiny, data=data, augment=MaskAugment(size=24))
 
 
 def test_scores_are_those_of_scikit_learn(kinds):
@@ -336,8 +337,7 @@ def test_a_look_at_an_image_is_in_its_own_size():
 
 def test_weights_of_a_transformer_alone_start_one(tmp_path):
     """Such as timm's, with a classifier that is of no use here."""
-    options = {key: value for key, value in VIT.options.items()}
-    plain = timm.create_model(VIT.name, num_classes=7, in_chans=1, **options)
+    plain = timm.create_model(VIT.name, num_classes=7, in_chans=1, **VIT.options)
     save_file(plain.state_dict(), tmp_path / "plain.safetensors")
     start = FromFile(path=str(tmp_path / "plain.safetensors"), head="fresh", rename={"": "backbone."})
     task = replace(tiny, start=start)
