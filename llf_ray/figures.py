@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,6 +37,7 @@ __all__ = [
     "Lane",
     "Line",
     "Marks",
+    "Segmented",
     "Timeline",
     "comparison",
     "courses",
@@ -45,6 +47,7 @@ __all__ = [
     "draw_run",
     "intervals",
     "reliability",
+    "segmentation_sheet",
     "timeline",
 ]
 
@@ -1186,3 +1189,101 @@ def _draw_differences(ax: Axes, panel: Differences, rows: Sequence[str]) -> None
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     ax.tick_params(axis="y", length=0)
+
+
+# --------------------------------------------------------------------------------------------------------------- scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmented:
+    """One image of a `segmentation_sheet`: uint8 (height, width, channels), and what is known of its pixels, each
+    (height, width).
+
+    ``predicted`` is what each network says, by the network's name; ``depth`` the number of blocks that a pixel's patch
+    went through, for networks that cut patches.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    predicted: Mapping[str, np.ndarray]
+    depth: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+IGNORED_COLOUR = "#ffffff"
+
+
+def segmentation_sheet(
+    title: str, scenes: Sequence[Segmented], classes: Sequence[str], path: Path, *, blocks: int | None = None
+) -> Path:
+    """Draw images, a row each: the image, its labels, what networks say, and how deep each patch went.
+
+    Args:
+        title: of the picture.
+        scenes: the images; all with the same networks.
+        classes: names, label i is the i-th; any other label is white.
+        path: where to.
+        blocks: of the networks, the deepest that a patch can go; None: the deepest that one went.
+    """
+    said, cut = list(scenes[0].predicted), list(scenes[0].depth)
+    names = ["image", "labels", *said, *(f"{name}: depth" for name in cut)]
+    colours = _class_colours(len(classes))
+    deepest = blocks or max((int(deep.max()) for scene in scenes for deep in scene.depth.values()), default=1)
+    depth_colours = matplotlib.colormaps["magma"].resampled(deepest + 2)
+    shown = sorted(
+        {
+            int(label)
+            for scene in scenes
+            for part in (scene.labels, *scene.predicted.values())
+            for label in np.unique(part)
+        }
+        & set(range(len(classes)))
+    )
+    wide = 2.3
+    heights = [scene.image.shape[0] / scene.image.shape[1] for scene in scenes]
+    rows_of_legend = -(-len(shown) // 6)
+    height = wide * sum(heights) + 0.08 * len(scenes) + 0.75 + 0.25 * rows_of_legend
+    with _drawing(path, wide * len(names) + 0.2 + (0.6 if cut else 0), height) as figure:
+        figure.suptitle(shortened(title, 22 * len(names)), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        axes = figure.subplots(len(scenes), len(names), squeeze=False, height_ratios=heights)
+        for row, scene in zip(axes, scenes, strict=True):
+            grey = scene.image.shape[2] == 1
+            row[0].imshow(scene.image[..., 0] if grey else scene.image, **({"cmap": "gray"} if grey else {}))
+            for ax, labels in zip(row[1:], (scene.labels, *scene.predicted.values()), strict=False):
+                ax.imshow(_coloured(labels, colours), interpolation="nearest")
+            for ax, name in zip(row[2 + len(said) :], cut, strict=True):
+                drawn = ax.imshow(
+                    scene.depth[name], cmap=depth_colours, vmin=-1.5, vmax=deepest + 0.5, interpolation="nearest"
+                )
+            for ax in row:
+                ax.set_xticks([])
+                ax.set_yticks([])
+                for side in ax.spines.values():
+                    side.set_visible(False)
+        for ax, name in zip(axes[0], names, strict=True):
+            ax.set_title(shortened(name, 30), fontsize=9.5, fontweight="normal")
+        if cut:
+            bar = figure.colorbar(drawn, ax=axes[:, -1], aspect=30, shrink=0.9)
+            bar.ax.set_ylim(0.5, deepest + 0.5)
+            bar.set_label("blocks that a patch went through", fontsize=9)
+            bar.set_ticks([number for number in range(1, deepest + 1) if deepest <= 12 or number % 4 == 0])
+        handles: list[Any] = [Patch(facecolor=colours[label], label=classes[label]) for label in shown]
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(6, len(handles)), handlelength=1.1)
+    return path
+
+
+def _class_colours(number: int) -> list[Any]:
+    """A colour for each class; of very many some are much alike."""
+    if number <= len(ARM_COLOURS):
+        return list(ARM_COLOURS[:number])
+    if number <= 20:
+        return list(matplotlib.colormaps["tab20"].colors)[:number]  # type: ignore[attr-defined]
+    hue = (np.arange(number) * 0.618034) % 1
+    light = 0.55 + 0.45 * ((np.arange(number) * 0.754878) % 1)
+    return list(matplotlib.colors.hsv_to_rgb(np.stack([hue, 0.75 * np.ones(number), light], 1)))
+
+
+def _coloured(labels: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
+    """Labels (height, width) as a picture (height, width, 3)."""
+    table = np.full((256, 3), matplotlib.colors.to_rgb(IGNORED_COLOUR))
+    table[: len(colours)] = [matplotlib.colors.to_rgb(colour) for colour in colours]
+    return table[labels]

@@ -395,7 +395,7 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None, new: Sequence[str]
 
     Layers are the network's blocks (`llf_ray.forget.groups.block_of`); what lies in front of the first block (stem,
     tokens, positions) is one layer, and what lies behind the last one (normaliser, head) is one. A network without
-    blocks has its convolution and linear layers.
+    blocks has its convolution and linear layers. Modules of Token Cropr, drawn anew wherever they stand, keep the rate.
     """
     if decay is None:
         return lambda slot: 1.0

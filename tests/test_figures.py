@@ -26,6 +26,7 @@ from llf_ray.figures import (
     Lane,
     Line,
     Marks,
+    Segmented,
     Timeline,
     comparison,
     courses,
@@ -34,6 +35,7 @@ from llf_ray.figures import (
     draw_run,
     intervals,
     reliability,
+    segmentation_sheet,
     timeline,
 )
 from llf_ray.journal import Journal, update_run
@@ -617,3 +619,36 @@ def test_a_reliability_diagram_has_the_bins_that_hold_something(tmp_path, drawn)
     line = figure.axes[0].lines[1]
     assert line.get_xydata().tolist() == [[0.4, 0.5], [0.9, 0.8]]
     assert line.get_label() == "one: error 10.0 %"
+
+
+@pytest.mark.parametrize(("classes", "cut"), [(2, False), (11, True), (150, True)])
+def test_segmented_images_have_a_row_each_and_a_colour_for_each_class_that_occurs(classes, cut, drawn, tmp_path):
+    random = np.random.default_rng(0)
+    scenes = []
+    for high, wide, channels in ((30, 40, 3), (36, 36, 1)):
+        labels = random.integers(0, min(classes, 12), (high, wide))
+        labels[:3] = 255
+        scenes.append(
+            Segmented(
+                image=random.integers(0, 255, (high, wide, channels)).astype(np.uint8),
+                labels=labels,
+                predicted={"dense": labels.clip(max=classes - 1), "pruned": np.zeros_like(labels)},
+                depth={"pruned": np.where(labels > 0, 6, 1)} if cut else {},
+            )
+        )
+    names = [f"class {number}" for number in range(classes)]
+    path = segmentation_sheet("two images", scenes, names, tmp_path / "sheet.png", blocks=6)
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    panels = [ax for ax in figure.axes if ax.images]
+    assert len(panels) == 2 * (5 if cut else 4)
+    assert [ax.get_title(loc="left") for ax in panels[:4]] == ["image", "labels", "dense", "pruned"]
+    shown = panels[1].images[0].get_array()
+    assert (shown[:3] == 1).all(), "what has no class is white"
+    colours = {tuple(pixel) for pixel in shown[3:].reshape(-1, 3)}
+    assert len(colours) == min(classes, 12)
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert legend == {*names[:12], names[-1]}
+    if cut:
+        assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["1", "2", "3", "4", "5", "6"]

@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from llf_ray.data.augment import Augment, Scaling, mix, seeded, shift_and_flip, word_of
 from llf_ray.data.base import BrokenData, Items, Pixels, Stack
+from llf_ray.data.mask_augment import MaskAugment, View, varied, whole
+from llf_ray.data.masks import MaskedImages
 from llf_ray.data.order import Draw
 
-__all__ = ["ImageBatch", "from_files", "from_memory", "mixed"]
+__all__ = ["ImageBatch", "MaskBatch", "from_files", "from_masks", "from_memory", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,57 @@ def mixed(
         yield replace(batch, images=images, blended=blended)
 
 
+@dataclass(frozen=True)
+class MaskBatch:
+    """Scaled images (B, C, S, S) with the draw's key, (seed, generation, epoch), in training.
+
+    In training ``labels`` are (B, S, S), `IGNORED` where nothing counts; in evaluation those of each image in its own
+    size. ``extents`` says how much of its square each image fills, (height, width).
+    """
+
+    images: Tensor
+    labels: Tensor | tuple[Tensor, ...]
+    extents: tuple[tuple[int, int], ...]
+    key: tuple[int, ...] | None = None
+
+
+def from_masks(
+    images: MaskedImages,
+    draws: Iterable[Draw],
+    augment: MaskAugment,
+    scaling: Scaling,
+    device: torch.device,
+    num_workers: int,
+) -> Iterator[MaskBatch]:
+    """A batch a draw, in their order: random views where a draw has a key, whole images where it has none.
+
+    Padding has the mean colour, which is 0 when scaled.
+    """
+    loader = DataLoader(
+        _Views(images, augment),
+        batch_sampler=_Requests(draws),
+        num_workers=num_workers,
+        collate_fn=_viewed,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the loader would draw a seed for its workers from the ambient one
+    )
+    for read in loader:
+        if isinstance(read, str):  # an error crosses processes as text: its message stays one line
+            raise BrokenData(read)
+        views, key = read
+        pictures = torch.stack([view.image for view in views]).to(device, non_blocking=True)
+        squares, extents = scaling.scaled(pictures.permute(0, 2, 3, 1)), tuple(view.extent for view in views)
+        for image, (high, wide) in zip(squares, extents, strict=True):
+            image[:, high:] = 0
+            image[:, :, wide:] = 0
+        if key is None:
+            labels = tuple(view.labels.to(device, non_blocking=True) for view in views)
+            yield MaskBatch(squares, labels, extents)
+        else:
+            together = torch.stack([view.labels for view in views]).to(device, non_blocking=True)
+            yield MaskBatch(squares, together, extents, key)
+
+
 _Request = tuple[int, tuple[int, ...] | None]  # a sample and the key of its augmentation
 
 
@@ -94,6 +147,33 @@ class _Requests:
     def __iter__(self) -> Iterator[list[_Request]]:
         for draw in self.draws:
             yield [(int(index), draw.key) for index in draw.indices]
+
+
+class _Views(Dataset["tuple[View, tuple[int, ...] | None] | str"]):
+    def __init__(self, images: MaskedImages, augment: MaskAugment) -> None:
+        self.images, self.augment = images, augment
+
+    def __getitem__(self, request: tuple[int, tuple[int, ...] | None]) -> tuple[View, tuple[int, ...] | None] | str:
+        index, key = request
+        try:
+            image, labels = self.images.pair(index)
+        except (ValueError, OSError) as error:
+            return str(error)
+        if key is None:
+            return whole(image, labels, self.augment.size), None
+        return varied(image, labels, self.augment, key, index), key
+
+
+def _viewed(
+    samples: list[tuple[View, tuple[int, ...] | None] | str],
+) -> tuple[list[View], tuple[int, ...] | None] | str:
+    views, key = [], None
+    for sample in samples:
+        if isinstance(sample, str):
+            return sample
+        view, key = sample
+        views.append(view)
+    return views, key
 
 
 class _Transformed(Dataset[tuple[Tensor, int] | str]):

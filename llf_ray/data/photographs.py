@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from llf_ray.config import SettingError, check_number
 from llf_ray.data.base import DataSet, Pixels, Role, Stack, check_settings, few, found, limit_of, read_image
@@ -77,12 +78,18 @@ class FashionOnPhotographs:
         return (self.items or FashionSample()).classes()
 
     def load(self, role: Role) -> Stack:
+        return self.layered(role)[0]
+
+    def layered(self, role: Role) -> tuple[Stack, NDArray[np.bool_]]:
+        """The pictures, and where the item is seen rather than the photograph: (items, size, size)."""
         items = self._chosen(role)
         numbers = np.arange(len(items.labels))
         backgrounds = self._backgrounds(role, numbers)
         room = self.size - items.images.shape[1] + 1
         top, left = (below(room, self._key(stream, role), numbers) for stream in (_ITEM_TOP, _ITEM_LEFT))
-        return Stack(blend(items.images, backgrounds, top, left), items.labels)
+        opaque = np.zeros(backgrounds.shape[:3], dtype=bool)
+        opaque[_placed(items.images.shape, top, left)] = items.images[..., 0] >= FADE // 2
+        return Stack(blend(items.images, backgrounds, top, left), items.labels), opaque
 
     def _chosen(self, role: Role) -> Stack:
         if self.items is None:
@@ -126,14 +133,19 @@ def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pi
     Items come on black with a rim of nearly black pixels, which would show as specks.
     """
     result = backgrounds.copy()
-    height, width = items.shape[1:3]
-    number = np.arange(len(items))[:, None, None]
-    rows = top[:, None, None] + np.arange(height)[None, :, None]
-    columns = left[:, None, None] + np.arange(width)[None, None, :]
+    where = _placed(items.shape, top, left)
     opacity = np.minimum(items, FADE).astype(np.uint32)
-    blended = (opacity * items + (FADE - opacity) * result[number, rows, columns] + FADE // 2) // FADE
-    result[number, rows, columns] = blended.astype(np.uint8)
+    blended = (opacity * items + (FADE - opacity) * result[where] + FADE // 2) // FADE
+    result[where] = blended.astype(np.uint8)
     return result
+
+
+def _placed(shape: tuple[int, ...], top: Indices, left: Indices) -> tuple[Indices, Indices, Indices]:
+    """Numbers, rows and columns of the pixels that items of ``shape`` (items, height, width, ...) cover."""
+    number = np.arange(shape[0])[:, None, None]
+    rows = top[:, None, None] + np.arange(shape[1])[None, :, None]
+    columns = left[:, None, None] + np.arange(shape[2])[None, None, :]
+    return number, rows, columns
 
 
 def photograph_folder() -> Path:

@@ -12,6 +12,7 @@ from llf_ray.tasks.classification import (
     TimmModel,
 )
 from llf_ray.tasks.language_game import LanguageGame
+from llf_ray.tasks.segmentation import Segmentation
 from llf_ray.tasks.translation import Recurrent, Translation
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "MultiLayerPerceptron",
     "Pretrained",
     "Recurrent",
+    "Segmentation",
     "SmallResNet",
     "TimmModel",
     "Translation",
