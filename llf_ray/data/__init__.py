@@ -3,13 +3,18 @@
 from llf_ray.data.arrays import Arrays
 from llf_ray.data.augment import Augment, TimmAugment
 from llf_ray.data.chest_xray import ChestXray
+from llf_ray.data.coco import Coco
+from llf_ray.data.coco128 import Coco128
 from llf_ray.data.cub import Cub
+from llf_ray.data.fashion_scenes import FashionScenes
 from llf_ray.data.flowers import Flowers102
 from llf_ray.data.folder import Folder
 from llf_ray.data.hugging_face import HuggingFace
 from llf_ray.data.indoor import IndoorScenes
 from llf_ray.data.isic import Isic
+from llf_ray.data.jitter import LargeScaleJitter
 from llf_ray.data.mosaic import Mosaic
+from llf_ray.data.nuclei import Nuclei
 from llf_ray.data.photographs import FashionOnPhotographs
 from llf_ray.data.sample import FashionSample
 from llf_ray.data.stanford_dogs import StanfordDogs
@@ -21,15 +26,20 @@ __all__ = [
     "Arrays",
     "Augment",
     "ChestXray",
+    "Coco",
+    "Coco128",
     "Cub",
     "FashionOnPhotographs",
     "FashionSample",
+    "FashionScenes",
     "Flowers102",
     "Folder",
     "HuggingFace",
     "IndoorScenes",
     "Isic",
+    "LargeScaleJitter",
     "Mosaic",
+    "Nuclei",
     "StanfordDogs",
     "SyntheticLanguages",
     "TimmAugment",

@@ -119,7 +119,7 @@ def _resized(pixels: Pixels, where: Placement) -> Pixels:
     """The part of the resized image that the square shows, by torchvision's bilinear filter without aliasing."""
     from torchvision.transforms.v2 import functional  # here: it takes a second, and most runs do without
 
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)  # a copy: what PIL gives cannot be written to
     image = functional.resize(image, [where.height, where.width], antialias=True)
     shown = image[:, where.top : where.top + where.size, where.left : where.left + where.size]
     return np.asarray(shown.permute(1, 2, 0).numpy())

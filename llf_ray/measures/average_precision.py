@@ -58,7 +58,13 @@ def average_precision(images: Iterable[tuple[Detections, Truth]], *, masks: bool
     from torchmetrics.detection import MeanAveragePrecision  # here: it takes seconds
 
     kinds = {"bbox": "box", **({"segm": "mask"} if masks else {})}
-    metric = MeanAveragePrecision(iou_type=tuple(kinds), backend="pycocotools")
+    metric = MeanAveragePrecision(
+        iou_type=tuple(kinds),
+        # pycocotools' own, in float64: torchmetrics' are float32, and precisions at a recall of exactly 0.7 differ
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
+        backend="pycocotools",
+    )
     metric.warn_on_many_detections = False  # those beyond 100 are left out, as the definition says
     for found, truth in images:
         metric.update([_item(found, truth.size, masks)], [_item(truth, truth.size, masks)])

@@ -25,7 +25,7 @@ from llf_ray.nn.cropr.transformer import Cropped
 from llf_ray.nn.detector_settings import Heads
 from llf_ray.nn.pyramid import SimpleFeaturePyramid
 
-__all__ = ["Detector", "Found", "Learned"]
+__all__ = ["UNUSED", "Detector", "Found", "Learned"]
 
 
 class Learned(NamedTuple):
@@ -66,7 +66,7 @@ class Detector(nn.Module):
         patch, across = network.patch_embed.patch_size
         if patch != across:
             raise SettingError(f"model: patches of {patch} x {across} pixels; the pyramid needs square ones")
-        for name in _UNUSED:
+        for name in UNUSED:
             if getattr(network, name, None) is not None:
                 setattr(network, name, nn.Identity())
         self.backbone = backbone
@@ -103,7 +103,9 @@ class Detector(nn.Module):
         maps = {name: level.float() for name, level in self.pyramid(tokens.permute(0, 3, 1, 2).contiguous()).items()}
         sizes = [tuple(images.shape[2:])] * len(images)
         if targets is not None:
-            targets = [{**target, "boxes": target["boxes"].float(), "labels": target["labels"] + 1} for target in targets]
+            targets = [
+                {**target, "boxes": target["boxes"].float(), "labels": target["labels"] + 1} for target in targets
+            ]
         proposals, losses = self.rpn(ImageList(images, sizes), maps, targets)
         found, more = self.roi_heads(maps, proposals, sizes, targets)
         if targets is not None:
@@ -132,7 +134,7 @@ class Detector(nn.Module):
 
 
 # What timm's models have behind their tokens: nothing here would ever call it.
-_UNUSED = ("attn_pool", "fc_norm", "head", "head_dist")
+UNUSED = ("attn_pool", "fc_norm", "head", "head_dist")
 
 
 def _proposals(heads: Heads) -> RegionProposalNetwork:

@@ -44,7 +44,9 @@ def _level(width: int, patch: int, stride: int, channels: int) -> nn.Sequential:
     if steps != int(steps):
         raise SettingError(f"stride {stride}: must be the patch's side, {patch}, times or by a power of two")
     if width % 2 ** max(int(steps), 0):
-        raise SettingError(f"stride {stride}: {int(steps)} deconvolutions halve the width {width} of the tokens as often")
+        raise SettingError(
+            f"stride {stride}: {int(steps)} deconvolutions halve the width {width} of the tokens as often"
+        )
     layers: list[nn.Module] = []
     for step in range(int(steps)):
         if step:

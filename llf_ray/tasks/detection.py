@@ -38,14 +38,18 @@ INSIDE = 0.5  # probability from which on a pixel belongs to a mask
 
 
 class Examined(NamedTuple):
-    """One image for a figure, in its own pixels: truth and detections with masks (N, H, W), and the number of blocks that
-    each patch of it went through, (h, w), of ``blocks``; None for a dense model.
+    """One image for a figure, in its own pixels.
+
+    ``truth`` and ``found`` are boxes (N, 4), labels (N,), masks (N, H, W) and scores (N,), by name. ``depth`` (h, w) is
+    the number of ``blocks`` that each patch of it went through, None for a dense model; the patches lie over the first
+    ``covered`` (height, width) pixels, a little more than the image where it is no whole number of patches.
     """
 
     pixels: NDArray[np.uint8]
-    truth: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]
-    found: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_] | None, NDArray[np.float32]]
+    truth: Mapping[str, NDArray[Any]]
+    found: Mapping[str, NDArray[Any]]
     depth: NDArray[np.int64] | None
+    covered: tuple[float, float] | None
     blocks: int
 
 
@@ -118,9 +122,13 @@ class Detection:
         with torch.device("meta"):
             network: Any = self.skeleton()
             side = self.augment.size
+            largest = max(self.heads.strides)
+            if side % largest:
+                raise SettingError(f"augment.size = {side}: must be a multiple of heads.strides' largest, {largest}")
+            images = torch.empty(2, self.data.channels, side, side)
             try:
-                tokens, auxiliary = network.train()._tokens(torch.empty(2, self.data.channels, side, side), None)
-                maps = network.pyramid(tokens.permute(0, 3, 1, 2).contiguous())
+                tokens, auxiliary = network.train()._tokens(images, None)
+                network.pyramid(tokens.permute(0, 3, 1, 2).contiguous())
             except SettingError:
                 raise
             except Exception as error:
@@ -129,9 +137,6 @@ class Detection:
                     f"model: {type(self.model).__name__} does not take squares of augment.size = {side} pixels "
                     f"(img_size in the options of timm's model says what it takes): {reason}"
                 ) from None
-        for stride, level in zip(self.heads.strides, maps.values(), strict=True):
-            if level.shape[2] * stride != side:
-                raise SettingError(f"augment.size = {side}: no whole number of {stride} pixels, heads.strides' largest")
         assert all(answer.shape == (2, 1, classes) for answer in auxiliary)
         fitting(network, self.start, self._head(network))
         if isinstance(self.start, Pretrained):
@@ -204,7 +209,7 @@ class Detection:
         return average_precision((pair for record in records for pair in record), masks=self.heads.masks)
 
     @torch.no_grad()
-    def examine(self, model: nn.Module, role: Role, indices: Sequence[int], device: torch.device) -> list[Examined]:
+    def examine(self, model: Any, role: Role, indices: Sequence[int], device: torch.device) -> list[Examined]:
         """Some images with all that a figure shows of them; detections from a score of one half on."""
         model.eval()
         examined = []
@@ -213,24 +218,35 @@ class Detection:
         ):
             (found,), (truth,) = model(batch.images), batch.truths
             sure = _numbers(found.scores) >= SURE
-            masks = None if found.masks is None else self._pasted(found, truth)[sure]
             boxes = _numbers(truth.where.back(found.boxes, truth.height, truth.width))
-            depth = getattr(model, "depth", lambda _: None)(batch.images)
-            high, wide = (
-                -(-length // (self.augment.size // depth.shape[1])) if depth is not None else 0
-                for length in (truth.where.height, truth.where.width)
-            )
+            seen = {"boxes": boxes, "labels": _numbers(found.labels), "scores": _numbers(found.scores)}
+            if found.masks is not None:
+                seen["masks"] = self._pasted(found, truth)
             there = truth.instances
+            depth, covered = self._depth(model, batch.images, truth)
             examined.append(
                 Examined(
                     self._scenes(role).scene(index)[0],
-                    (there.boxes, there.labels, there.masks),
-                    (boxes[sure], _numbers(found.labels)[sure], masks, _numbers(found.scores)[sure]),
-                    None if depth is None else _numbers(depth[0, :high, :wide]),
+                    {"boxes": there.boxes, "labels": there.labels, "masks": there.masks},
+                    {name: values[sure] for name, values in seen.items()},
+                    depth,
+                    covered,
                     len(model.backbone.blocks),
                 )
             )
         return examined
+
+    def _depth(
+        self, model: Any, images: Tensor, truth: Placed
+    ) -> tuple[NDArray[np.int64] | None, tuple[float, float] | None]:
+        """`Examined.depth` and `Examined.covered` of one image."""
+        depth = model.depth(images)
+        if depth is None:
+            return None, None
+        patch = self.augment.size // depth.shape[1]
+        rows, columns = (-(-length // patch) for length in (truth.where.height, truth.where.width))
+        scale = truth.height / truth.where.height, truth.width / truth.where.width
+        return _numbers(depth[0, :rows, :columns]), (rows * patch * scale[0], columns * patch * scale[1])
 
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; label i is the i-th."""
@@ -273,8 +289,9 @@ class Detection:
     def _head(self, network: Any) -> tuple[str, ...]:
         """What may be drawn anew under ``head="fresh"``: all but the transformer that timm has."""
         from llf_ray.nn.cropr.transformer import module_names
+        from llf_ray.nn.detector import UNUSED
 
-        modules = (f"backbone.{name}" for name in module_names(network.backbone))
+        modules = (f"backbone.{name}" for name in (*UNUSED, *module_names(network.backbone)))
         return ("pyramid", "rpn", "roi_heads", *modules)
 
     def _detections(self, found: Any, truth: Placed) -> Detections:
