@@ -1,8 +1,10 @@
-"""Instance segmentation of nuclei with a small dense transformer from scratch: what the run with Token Cropr starts from.
+"""Instance segmentation of nuclei with a small dense transformer from scratch: what the run with Token Cropr starts
+from.
 
-Mask R-CNN on a plain transformer's simple feature pyramid (Li et al. 2022, arXiv:2203.16527). The folder `nuclei` of the
-Data Science Bowl 2018 (`images/ID.png` of 256x256 pixels, `labels/ID.png` of numbered nuclei) lies in the folder that
-LLF_RAY_DATA names. Nuclei are about 12 pixels wide, so patches are of 8 and anchors small. Ten minutes on one CPU core.
+Mask R-CNN on a plain transformer's simple feature pyramid (Li et al. 2022, arXiv:2203.16527). The folder `nuclei` of
+the Data Science Bowl 2018 (`images/ID.png` of 256x256 pixels, `labels/ID.png` of numbered nuclei) lies in the folder
+that LLF_RAY_DATA names. Nuclei are about 12 pixels wide, so patches are of 8 and anchors small. Ten minutes on one CPU
+core.
 """
 
 from llf_ray.cli import main_job

@@ -1,8 +1,8 @@
 """Nuclei with Token Cropr: seven of eight patches are cut on the way, and all are fused again before the heads.
 
-Bergner et al. 2024 (arXiv:2412.00965) prune a detector by the question which classes an image holds, and report 63.0 box
-and 54.0 mask AP on COCO at 97 % pruned. With the one class of nuclei that question has one answer; here the modules must
-do with it. Starts from the dense run of `jobs/nuclei.py` in `runs/nuclei`, as the paper starts from dense weights.
+Bergner et al. 2024 (arXiv:2412.00965) prune a detector by the question which classes an image holds, and report 63.0
+box and 54.0 mask AP on COCO at 97 % pruned. With the one class of nuclei that question has one answer; here the modules
+must do with it. Starts from the dense run of `jobs/nuclei.py` in `runs/nuclei`, as the paper starts from dense weights.
 """
 
 from dataclasses import replace

@@ -1029,7 +1029,7 @@ def reliability(title: str, bins: Mapping[str, Sequence[tuple[int, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """Objects of one image, in its pixels: boxes (N, 4) x0, y0, x1, y1, classes (N,) from 0, masks (N, H, W), scores."""
+    """Objects of an image, in its pixels: boxes (N, 4) x0, y0, x1, y1, classes (N,) from 0, masks (N, H, W), scores."""
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -1039,8 +1039,8 @@ class Objects:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One image (H, W, C), what is in it and what was found; ``depth`` (h, w) is the number of ``blocks`` that each patch
-    went through, over the part of the image that ``covered`` (height, width) pixels from the upper left are.
+    """One image (H, W, C), what is in it and what was found; ``depth`` (h, w) is the number of ``blocks`` that each
+    patch went through, over the part of the image that ``covered`` (height, width) pixels from the upper left are.
     """
 
     pixels: np.ndarray

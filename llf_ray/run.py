@@ -214,7 +214,7 @@ def prepare(config: RunConfig) -> Prepared:
         # a reset needs groups of its own only where the optimizer lives on: there step counts restart with moments
         [*ruled, *(reset if keeps else {})],
         decays=lambda slot: config.optim.decay == "all" or len(slot.shape) > 1,
-        factor=_layer_factor(slots, config.optim.layer_decay),
+        factor=_layer_factor(slots, config.optim.layer_decay, getattr(config.task, "layers_within", "")),
     )
     check_module(skeleton, groups, config.engine)
     check_left(plan.phases, slots)
@@ -385,19 +385,20 @@ def _check_probes(config: RunConfig, slots: Sequence[Slot], total: int) -> None:
                     raise SettingError(f"probes.{number}: perturbation {perturbation.name!r}: {error}") from None
 
 
-def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot], float]:
+def _layer_factor(slots: Sequence[Slot], decay: float | None, within: str = "") -> Callable[[Slot], float]:
     """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
     above.
 
     Layers are the network's blocks (`llf_ray.forget.groups.block_of`); what lies in front of the first block (stem,
     tokens, positions) is one layer, and what lies behind the last one (normaliser, head) is one. A network without
-    blocks has its convolution and linear layers.
+    blocks has its convolution and linear layers. Only layers whose name starts with ``within`` are counted; the others
+    keep the rate.
     """
     if decay is None:
         return lambda slot: 1.0
-    depths = _depths([slot for slot in slots if slot.kind != "statistic"])
+    depths = _depths([slot for slot in slots if slot.kind != "statistic" and slot.name.startswith(within)])
     last = max(depths.values())
-    return lambda slot: decay ** (last - depths[slot.name])
+    return lambda slot: decay ** (last - depths.get(slot.name, last))
 
 
 def _depths(slots: Sequence[Slot]) -> dict[str, int]:

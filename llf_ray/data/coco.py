@@ -25,7 +25,7 @@ YEAR = 2017
 
 @dataclass(frozen=True)
 class Annotation:
-    """One object as the file has it: ``box`` x, y, width, height; ``shape`` polygons or run lengths; ``label`` from 0."""
+    """One object: ``box`` x, y, width, height; ``shape`` polygons or run lengths, as in the file; ``label`` from 0."""
 
     box: tuple[float, float, float, float]
     shape: Any

@@ -18,9 +18,10 @@ __all__ = ["Coco128"]
 
 @dataclass(frozen=True, kw_only=True)
 class Coco128:
-    """``root/images/{train,val}2017/*.jpg``; for train2017 COCO's own annotations, ``root/instances_train2017.json.gz``,
-    in pixels of the original sizes, which are scaled to those of the images; for val2017 polygons,
-    ``root/polygons_val2017.json.gz``: lines of a class number and points from 0 to 1, by the stem of the image.
+    """``root/images/{train,val}2017/*.jpg``; for train2017 COCO's own annotations,
+    ``root/instances_train2017.json.gz``, in pixels of the original sizes, which are scaled to those of the images; for
+    val2017 polygons, ``root/polygons_val2017.json.gz``: lines of a class number and points from 0 to 1, by the stem of
+    the image.
 
     Half of val2017 is the validation part, half the test part. With ``held_out="train2017"`` both are the training
     images: what a detector makes of images that it knows.

@@ -48,8 +48,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Scaled squares (B, C, H, W). In training ``targets``: boxes (N, 4) float64, labels (N,) and masks (N, H, W) of each
-    image, in the square's pixels, and the draw's ``key``; in evaluation ``truths``.
+    """Scaled squares (B, C, H, W). In training ``targets``: boxes (N, 4) float64, labels (N,) and masks (N, H, W) of
+    each image, in the square's pixels, and the draw's ``key``; in evaluation ``truths``.
     """
 
     images: Tensor

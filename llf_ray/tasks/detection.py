@@ -61,8 +61,8 @@ class Detection:
     it loses tokens, each module's own task is to say which classes are in the image: one query, binary
     cross-entropy, summed over modules with weight 1 (the paper's proxy for heads too heavy to repeat).
 
-    Pixels are scaled by ``mean`` and ``std`` (of values from 0 to 1, one number a channel); where they are None, by those
-    of timm's pretrained weights if training starts from them, else by those of the training images. Start:
+    Pixels are scaled by ``mean`` and ``std`` (of values from 0 to 1, one number a channel); where they are None, by
+    those of timm's pretrained weights if training starts from them, else by those of the training images. Start:
     ``Pretrained()`` is for the transformer alone; ``FromRun(run=..., head="fresh")`` and ``FromFile(path=...,
     head="fresh")`` take what a file has, and draw anew what it lacks behind the transformer's own blocks.
     """
@@ -91,7 +91,7 @@ class Detection:
             cropping = self.model.cropping
             if cropping.queries != 1:
                 raise SettingError(
-                    f"model.cropping.queries = {cropping.queries!r}: which classes an image holds is asked of it once; 1"
+                    f"model.cropping.queries = {cropping.queries!r}: which classes an image holds is one question: 1"
                 )
             if not cropping.fusion:
                 raise SettingError(
@@ -107,6 +107,11 @@ class Detection:
     def scored_together(self) -> int:
         """Images and their detections are large."""
         return 8
+
+    @property
+    def layers_within(self) -> str:
+        """Layer-wise learning rates are for the transformer; pyramid and heads keep the rate."""
+        return "backbone."
 
     def prepare(self) -> None:
         classes = len(self._classes)
@@ -166,8 +171,8 @@ class Detection:
         return from_scenes(self._scenes(role), draws, self.augment, self.scaling(), device, self.num_workers)
 
     def loss(self, model: nn.Module, batch: SceneBatch) -> tuple[Tensor, Mapping[str, Tally]]:
-        """The sum of torchvision's losses (proposals: objectness and boxes; regions: classes, boxes and masks) and of the
-        auxiliary losses, each a mean over the batch.
+        """The sum of torchvision's losses (proposals: objectness and boxes; regions: classes, boxes and masks) and of
+        the auxiliary losses, each a mean over the batch.
         """
         kept = None
         if isinstance(self.model, CroppedTransformer):

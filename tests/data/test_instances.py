@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional
 
 from llf_ray.config import SettingError
 from llf_ray.data import Coco, Coco128, FashionScenes, LargeScaleJitter, Nuclei
-from llf_ray.data.base import ROLES, BrokenData
 from llf_ray.data.augment import Scaling
+from llf_ray.data.base import ROLES, BrokenData
 from llf_ray.data.instances import Instances, boxes_around, packed
 from llf_ray.data.jitter import Placement, placed
 from llf_ray.data.loading import from_scenes
@@ -115,7 +115,7 @@ def test_missing_and_broken_files_are_named(coco, tmp_path):
     with pytest.raises(BrokenData, match=r"000000000002.jpg cannot be read as an image"):
         squares(coco.load("test"), [Draw(np.arange(3))])
     Image.new("RGB", (12, 20)).save(image)
-    with pytest.raises(ValueError, match="has 12x20 pixels, but .*instances_val2017.json says 20x12"):
+    with pytest.raises(ValueError, match=r"has 12x20 pixels, but .*instances_val2017.json says 20x12"):
         coco.load("test").scene(1)
     image.unlink()
     with pytest.raises(FileNotFoundError, match=r"000000000002.jpg does not exist, but .*json names it \(1 of its 3"):
@@ -123,7 +123,9 @@ def test_missing_and_broken_files_are_named(coco, tmp_path):
     (tmp_path / "annotations/instances_val2017.json").write_text("{")
     with pytest.raises(ValueError, match=r"instances_val2017.json cannot be read as JSON"):
         coco.classes()
-    with pytest.raises(FileNotFoundError, match="expected annotations/instances_val2017.json in it, COCO's annotations"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected annotations/instances_val2017.json in it, COCO's annotations"
+    ):
         Coco(root=str(tmp_path / "elsewhere")).classes()
 
 
@@ -293,7 +295,9 @@ def test_whole_objects_move_as_torchvision_moves_them():
     square, left = placed(pixels, instances, where, (0,))
     boxes = tv_tensors.BoundingBoxes(instances.boxes, format="XYXY", canvas_size=(60, 80))
     boxes = functional.pad(functional.resize(boxes, [96, 128]), [0, 0, 0, 32])
-    torch.testing.assert_close(torch.from_numpy(left.boxes), functional.horizontal_flip(boxes).as_subclass(torch.Tensor))
+    torch.testing.assert_close(
+        torch.from_numpy(left.boxes), functional.horizontal_flip(boxes).as_subclass(torch.Tensor)
+    )
     image = functional.resize(tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), [96, 128])
     image = functional.horizontal_flip(functional.pad(image, [0, 0, 0, 32]))
     assert np.array_equal(square[:, :, 0], image[0].numpy())
@@ -317,7 +321,7 @@ def test_what_is_left_of_an_object_has_its_own_box():
     mask = np.tril(np.ones((64, 64), dtype=bool))[None]
     instances = Instances.of_masks(mask, np.array([0]))
     where = Placement(64, 128, 128, top=0, left=64)  # the upper right quarter: empty but for the diagonal's corner
-    square, left = placed(np.zeros((64, 64, 1), np.uint8), instances, where, (0,))
+    _, left = placed(np.zeros((64, 64, 1), np.uint8), instances, where, (0,))
     assert len(left) == 0
     where = Placement(64, 128, 128, top=32, left=64)
     _, left = placed(np.zeros((64, 64, 1), np.uint8), instances, where, (0,))

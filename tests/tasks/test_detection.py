@@ -24,6 +24,8 @@ from llf_ray.data.order import Draw
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.measures.average_precision import Detections, Truth, average_precision
 from llf_ray.nn.detector import Found, Learned
+from llf_ray.recipes.long import Long
+from llf_ray.run import RunConfig, prepare
 from llf_ray.tasks import FromFile, FromRun, Pretrained, TimmModel
 from llf_ray.tasks.detection import tiny
 from llf_ray.train.evaluation import evaluate
@@ -241,7 +243,12 @@ def test_average_precision_is_that_of_pycocotools():
     for number, (found, truth) in enumerate(pairs, 1):
         images.append({"id": number, "height": truth.size[0], "width": truth.size[1]})
         for box, label, crowd, area, mask in zip(
-            truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), truth.area.tolist(), truth.masks, strict=True
+            truth.boxes.tolist(),
+            truth.labels.tolist(),
+            truth.crowd.tolist(),
+            truth.area.tolist(),
+            truth.masks,
+            strict=True,
         ):
             annotations.append(
                 {
@@ -255,7 +262,12 @@ def test_average_precision_is_that_of_pycocotools():
             whole = {"image_id": number, "category_id": label, "score": score}
             results.append((whole, [box[0], box[1], box[2] - box[0], box[3] - box[1]], mask))
     truth = COCO()
-    truth.dataset = {"images": images, "annotations": annotations, "categories": [{"id": n} for n in range(3)], "info": {}}
+    truth.dataset = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": n} for n in range(3)],
+        "info": {},
+    }
     truth.createIndex()
     ours = average_precision(pairs, masks=True)
     for kind, name in (("bbox", "box"), ("segm", "mask")):
@@ -363,7 +375,9 @@ def test_a_transformer_alone_can_be_the_start(tmp_path):
     """Weights as a classifier's file has them: its head is left behind, everything above the tokens is new."""
     network = tiny.model.model.make(7, 1)
     save_file(network.state_dict(), tmp_path / "vit.safetensors")
-    task = dense(replace(tiny, start=FromFile(path=str(tmp_path / "vit.safetensors"), head="fresh", rename={"": "backbone."})))
+    task = dense(
+        replace(tiny, start=FromFile(path=str(tmp_path / "vit.safetensors"), head="fresh", rename={"": "backbone."}))
+    )
     task.prepare()
     found = task.build(0)
     assert torch.equal(found.backbone.blocks[1].attn.qkv.weight, network.blocks[1].attn.qkv.weight)
@@ -445,12 +459,23 @@ def test_a_part_without_objects_is_refused():
         replace(tiny, data=Bare()).prepare()
 
 
+def test_layer_wise_rates_count_the_transformers_blocks_alone():
+    optim = Optim(name="adamw", lr=0.1, layer_decay=0.5)
+    config = RunConfig(name="x", task=tiny, recipe=Long(epochs=1), optim=optim, engine=EngineSettings(batch=4))
+    factors = {name: group.factor for group in prepare(config).groups for name in group.parameters}
+    blocks = [factors[f"backbone.blocks.{number}.attn.qkv.weight"] for number in range(3)]
+    assert blocks == [0.125, 0.25, 0.5], "the normaliser behind them is a layer, too"
+    assert factors["backbone.blocks.0.cropr.queries"] == 0.125
+    assert factors["backbone.patch_embed.proj.weight"] == 0.0625
+    assert {factor for name, factor in factors.items() if not name.startswith("backbone.")} == {1.0}
+
+
 # ------------------------------------------------------------------------------------------------------- figures
 
 
 def test_what_a_figure_shows_is_in_the_images_own_pixels():
     task = replace(tiny, heads=replace(tiny.heads, score_threshold=0.0))
-    (first, second) = task.examine(task.build(0), "test", [0, 3], CPU)
+    _, second = task.examine(task.build(0), "test", [0, 3], CPU)
     pixels, there = tiny.data.load("test").scene(3)
     assert np.array_equal(second.pixels, pixels)
     assert np.array_equal(second.truth["masks"], there.masks)
