@@ -53,6 +53,8 @@ EPOCHS = {  # of each arm, as published; those of another job are for all jobs o
     "shrink_perturb_cifar10_resnet18": 45 * 8,
     "selective_forgetting_mnist_lenet": 1000,
     "detection_coco": 22,
+    "imagenet_vit_large": 50,
+    "cropr_imagenet_eva02_large": 30,
 }
 
 IMAGES = [path for path in PAPER if any(name in path.stem for name in ITEMS)]
@@ -64,7 +66,8 @@ SIZES = {
     "resnet50": 23_000_000,
     "vit": 5_000_000,
     "lenet": 260_000,
-    "eva02_large": 310_000_000,
+    "vit_large": 300_000_000,
+    "eva02_large": 300_000_000,
 }  # entries, or more
 
 

@@ -108,10 +108,13 @@ class Detection:
         """Images and their detections are large."""
         return 8
 
-    @property
-    def layers_within(self) -> str:
-        """Layer-wise learning rates are for the transformer; pyramid and heads keep the rate."""
-        return "backbone."
+    def new_modules(self, network: nn.Module) -> tuple[str, ...]:
+        """Names of pyramid, heads and pruning modules: what somebody else's weights may lack."""
+        from llf_ray.nn.cropr.transformer import module_names  # here: they import timm, which takes seconds
+        from llf_ray.nn.detector import UNUSED
+
+        modules = (f"backbone.{name}" for name in (*UNUSED, *module_names(network.backbone)))  # type: ignore[arg-type]
+        return ("pyramid", "rpn", "roi_heads", *modules)
 
     def prepare(self) -> None:
         classes = len(self._classes)
@@ -143,9 +146,9 @@ class Detection:
                     f"(img_size in the options of timm's model says what it takes): {reason}"
                 ) from None
         assert all(answer.shape == (2, 1, classes) for answer in auxiliary)
-        fitting(network, self.start, self._head(network))
+        fitting(network, self.start, self.new_modules(network))
         if isinstance(self.start, Pretrained):
-            self._transformer.check_pretrained()
+            self.model.check_pretrained()
 
     def skeleton(self) -> nn.Module:
         return self._made(pretrained=False)
@@ -161,7 +164,7 @@ class Detection:
                 torch.default_generator.manual_seed(seed)
                 return self._made(pretrained=True)
         network = self.initial(seed)
-        load_into(network, self.start, self._head(network))
+        load_into(network, self.start, self.new_modules(network))
         return network
 
     def num_items(self, role: Role) -> int:
@@ -262,7 +265,7 @@ class Detection:
         if self.mean is not None and self.std is not None:
             return Scaling(mean=self.mean, std=self.std)
         if isinstance(self.start, Pretrained):
-            expected = self._transformer.pretrained_scaling()
+            expected = self.model.pretrained_scaling()
             if expected is not None and len(expected[0]) == self.data.channels:
                 return Scaling(mean=expected[0], std=expected[1])
         return _measured(self.data, os.environ.get(ROOT_VARIABLE))
@@ -274,30 +277,18 @@ class Detection:
     def _scenes(self, role: Role) -> Scenes:
         return _loaded(self.data, role, os.environ.get(ROOT_VARIABLE))
 
-    @property
-    def _transformer(self) -> TimmModel:
-        return self.model.model if isinstance(self.model, CroppedTransformer) else self.model
-
     def _made(self, *, pretrained: bool) -> nn.Module:
-        from llf_ray.nn.cropr.transformer import apply, refusal  # here: they import timm, which takes seconds
+        from llf_ray.nn.cropr.transformer import Cropped, refusal  # here: they import timm, which takes seconds
         from llf_ray.nn.detector import Detector
 
-        make = self._transformer.make_pretrained if pretrained else self._transformer.make
-        network, classes = make(0, self.data.channels), len(self._classes)
-        why = refusal(network)
+        make = self.model.make_pretrained if pretrained else self.model.make
+        classes = len(self._classes)
+        cropped = isinstance(self.model, CroppedTransformer)
+        network = make(0, self.data.channels, **({"outputs": classes} if cropped else {}))
+        why = None if isinstance(network, Cropped) else refusal(network)
         if why is not None:
             raise SettingError(f"model: {why}")
-        if isinstance(self.model, CroppedTransformer):
-            network = apply(network, self.model.cropping, outputs=classes)
         return Detector(network, classes, self.heads)
-
-    def _head(self, network: Any) -> tuple[str, ...]:
-        """What may be drawn anew under ``head="fresh"``: all but the transformer that timm has."""
-        from llf_ray.nn.cropr.transformer import module_names
-        from llf_ray.nn.detector import UNUSED
-
-        modules = (f"backbone.{name}" for name in (*UNUSED, *module_names(network.backbone)))
-        return ("pyramid", "rpn", "roi_heads", *modules)
 
     def _detections(self, found: Any, truth: Placed) -> Detections:
         boxes = _numbers(truth.where.back(found.boxes, truth.height, truth.width))

@@ -465,7 +465,7 @@ def test_layer_wise_rates_count_the_transformers_blocks_alone():
     factors = {name: group.factor for group in prepare(config).groups for name in group.parameters}
     blocks = [factors[f"backbone.blocks.{number}.attn.qkv.weight"] for number in range(3)]
     assert blocks == [0.125, 0.25, 0.5], "the normaliser behind them is a layer, too"
-    assert factors["backbone.blocks.0.cropr.queries"] == 0.125
+    assert factors["backbone.blocks.0.cropr.queries"] == 1.0, "new, wherever it is"
     assert factors["backbone.patch_embed.proj.weight"] == 0.0625
     assert {factor for name, factor in factors.items() if not name.startswith("backbone.")} == {1.0}
 
