@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from timm.layers import LayerNorm2d
+from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
@@ -66,9 +67,15 @@ class Detector(nn.Module):
         patch, across = network.patch_embed.patch_size
         if patch != across:
             raise SettingError(f"model: patches of {patch} x {across} pixels; the pyramid needs square ones")
+        if isinstance(network, VisionTransformerDistilled) and not isinstance(network, Cropped):
+            raise SettingError(
+                "model: a dense VisionTransformerDistilled gives two tokens and no patches; a CroppedTransformer of it "
+                "at rate 0 gives them"
+            )
         for name in UNUSED:
             if getattr(network, name, None) is not None:
-                setattr(network, name, nn.Identity())
+                setattr(network, name, None if name == "attn_pool" else nn.Identity())
+        network.global_pool = ""  # so that a dense one's own forward, which engines must see, gives every token
         self.backbone = backbone
         self.pyramid = SimpleFeaturePyramid(network.embed_dim, patch, heads.strides, heads.channels)
         self.rpn = _proposals(heads)
@@ -129,7 +136,7 @@ class Detector(nn.Module):
             seen = self.backbone(images, kept=kept, grid=True, detailed=True)
             return seen.output, seen.auxiliary
         network: Any = self.backbone
-        tokens = network.forward_features(images)[:, network.num_prefix_tokens :]
+        tokens = network(images)[:, network.num_prefix_tokens :]
         return tokens.unflatten(1, tuple(network.patch_embed.grid_size)), ()
 
 

@@ -116,6 +116,29 @@ def test_at_rate_zero_the_detector_is_the_dense_one():
     assert (cut.depth(images) == 4).all()
 
 
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "eva02_tiny_patch14_224", "deit_tiny_patch16_224"])
+def test_families_give_their_tokens(name):
+    """What a family has behind its tokens is gone: attention pooling, a norm behind an average."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, img_size=64, patch_size=16, depth=2, embed_dim=32, num_heads=2, num_classes=0)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network.eval().forward_features(images)[:, network.num_prefix_tokens :].unflatten(1, (4, 4))
+        model = Detector(network, 3, HEADS).eval()
+        assert torch.equal(model._tokens(images, None)[0], expected)
+    calls = []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    model(images)
+    assert calls, "engines fetch a module's own weights in front of its forward"
+
+
+def test_a_distilled_transformer_is_refused_where_it_gives_no_tokens():
+    network = timm.create_model("deit_tiny_distilled_patch16_224", img_size=64, depth=3, num_classes=0)
+    with pytest.raises(SettingError, match="a dense VisionTransformerDistilled gives two tokens"):
+        Detector(network, 3, HEADS)
+    Detector(apply(network, Cropping(schedule=Steady(rate=0)), outputs=3), 3, HEADS)
+
+
 def test_every_parameter_learns_and_no_buffer_is_kept():
     for pooled in ("", "avg", "token"):  # what timm has behind the tokens goes
         model = Detector(backbone(global_pool=pooled), 3, HEADS).train()

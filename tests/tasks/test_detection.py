@@ -3,9 +3,12 @@
 import copy
 import json
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -345,6 +348,20 @@ def test_one_rank_and_several_give_the_same_precision(trained):
             found[size] = list(pool.map(scored, range(size)))
     assert all(values == found[1][0] for size in found for values in found[size])
     assert 0.001 < found[1][0]["box_ap"] < 1
+
+
+@pytest.mark.slow
+def test_the_detector_trains_under_every_kind_of_sharding(tmp_path):
+    """Whole and sharded weights go the same way; half precision goes its own, and ends."""
+    command = [sys.executable, "-m", "tests.tasks.detection_ranks", str(tmp_path)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=600)
+    assert not [path.read_text() for path in tmp_path.glob("error-*.txt")]
+    whole, sharded, half = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("zero-0", "zero-3", "half")
+    )
+    assert {found.pop("state") for found in (whole, sharded, half)} == {"finished"}
+    assert sharded == pytest.approx(whole, abs=1e-3)
+    assert half.keys() == whole.keys()
 
 
 # ------------------------------------------------------------------------------------------------------- starts
