@@ -128,7 +128,12 @@ def _segmentation(data: Any, *, start: float, tuning: float) -> Family:
     )
 
     def arm(**changes: Any) -> Any:
-        return _with(task, Cropping(schedule=Steady(rate=13), queries="patches", ramp=round(tuning / 2), **changes))
+        return _with(
+            task,
+            Cropping(
+                schedule=Steady(rate=13, after=(1, 2, 3, 4)), queries="patches", ramp=round(tuning / 2), **changes
+            ),
+        )
 
     return Family(
         name="segmentation",
@@ -242,7 +247,9 @@ def _quick(seeds: tuple[int, ...]) -> CroprStudy:
     task = _clothes({}, data, depth=6, width=48)
     recipe = Long(generations=1, epochs=2, warmup_epochs=0.5)
     family = _classification(task, recipe, replace(recipe, epochs=1), batch=50, lr=2e-3, options=False)
-    pixels = _segmentation(FashionMasks(num_train=100, num_held_out=40), start=2, tuning=2)
+    pixels = _segmentation(
+        FashionMasks(pictures=FashionOnPhotographs(size=48, num_train=100, num_held_out=40)), start=2, tuning=2
+    )
     objects = _instances(_scenes(num_train=40, num_held_out=20), start=2, tuning=1)
     return CroprStudy(
         name="cropr-quick",
