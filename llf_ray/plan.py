@@ -147,9 +147,13 @@ class Length:
         check_number("epochs", self.epochs, low=0)
         check_number("steps", self.steps, low=0)
 
+    def exactly(self, steps_per_epoch: int) -> float:
+        """Optimizer steps before rounding."""
+        return self.steps if self.steps is not None else (self.epochs or 0.0) * steps_per_epoch
+
     def in_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps; a part of an epoch is rounded to the nearest step."""
-        return self.steps if self.steps is not None else round((self.epochs or 0.0) * steps_per_epoch)
+        return _nearest(self.exactly(steps_per_epoch))
 
     def __str__(self) -> str:
         return f"{self.steps} steps" if self.steps is not None else f"{self.epochs:g} epochs"
@@ -472,17 +476,28 @@ def _at_least(steps: int, epoch: int) -> int:
     return epoch * math.ceil(steps / epoch)
 
 
+def _nearest(steps: float) -> int:
+    """The one way in which parts of an epoch become optimizer steps: a half goes up, whatever float noise is on it."""
+    return math.floor(steps + 0.5 + 1e-6)
+
+
 def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -> tuple[int, ...]:
     """Ends are rounded, not lengths: parts of an epoch add up to one budget, however a plan divides it.
 
-    A phase aside has as many steps as it would have in the place of the one that follows, and adds to no budget.
+    A phase that goes on at step k of an order of its own ends where the one that it goes back into ended, counted from
+    there: every rewound level has the steps of the first level's rest. A phase aside has as many steps as it would have
+    in the place of the one that follows, and adds to no budget.
     """
     steps, exact, reached = [], 0.0, 0
     for phase, per_epoch in zip(phases, epoch_steps, strict=True):
-        length = phase.length
+        length, start = phase.length, phase.data.start
         per_epoch = whole if length.of == "task" else per_epoch
-        end = exact + (length.steps if length.steps is not None else (length.epochs or 0.0) * per_epoch)
-        stop = math.floor(end + 0.5 + 1e-6)
+        if start is not None and (k := start.exactly(per_epoch)):
+            stop = reached + _nearest(k + length.exactly(per_epoch)) - _nearest(k)
+            end = float(stop)
+        else:
+            end = exact + length.exactly(per_epoch)
+            stop = _nearest(end)
         if length.epochs and stop == reached:
             raise SettingError(
                 f"phase {phase.name!r} of generation {phase.generation}: {length} are less than one optimizer step "
