@@ -218,7 +218,8 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Until:
-    """End a phase early, when the all-reduced training measure crosses a level.
+    """End a phase early, when the all-reduced training measure crosses a level: its mean since the last question
+    (`Plan.asks_every`: an epoch of the phase, or a quarter of a phase that is no longer).
 
     With ``relative`` the level is a ratio to the same measure in the window before the phase began.
     """
@@ -325,7 +326,7 @@ class Plan:
     ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last
     partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation,
     the longest epoch of the plan; in a phase with a rule for its end after each epoch of its own, but no more often
-    than every ``ask_at_least`` steps.
+    than every ``ask_at_least`` steps; and four times in such a phase that is no longer than that.
     """
 
     phases: tuple[Phase, ...]
@@ -348,7 +349,8 @@ class Plan:
         """Steps of the generation between two questions in phase ``index``."""
         if self.phases[index].until is None:
             return self.ask_every
-        return _at_least(self.ask_at_least, self.epoch_steps[index])
+        usual, steps = _at_least(self.ask_at_least, self.epoch_steps[index]), self.steps[index]
+        return usual if usual < steps else max(1, math.ceil(steps / 4))  # a rule that nobody asks about is none
 
     def is_scored(self, index: int, step: int, every: int) -> bool:
         """Whether a question in phase ``index``, ``step`` steps into its generation, is the first after ``every``
@@ -512,16 +514,18 @@ def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -
 def check_plan(plan: Plan) -> None:
     """Raise `SettingError` unless the plan can be run.
 
-    It needs steps, generations in order, one name for each phase of a generation (draws are keyed by it), and stores
-    that are made before use and hold what they are used for.
+    It needs steps, generations in order, one name for each phase of a generation (draws are keyed by it), room for a
+    question in phases with a rule for their end, and stores that are made before use and hold what they are used for.
     """
     if not plan.phases or plan.total < 1:
         raise SettingError("the plan has no training step: give its phases a length")
     generation = -1
     made: dict[str, str] = {}  # what each store holds
     named: set[tuple[int, str]] = set()
-    for phase in plan.phases:
+    for phase, steps in zip(plan.phases, plan.steps, strict=True):
         where = f"phase {phase.name!r} of generation {phase.generation}"
+        if phase.until is not None and steps < 2:
+            raise SettingError(f"{where}: its rule for an early end needs 2 steps or more, it has {steps}")
         if phase.generation not in {max(generation, 0), generation + 1}:
             before = f"the one before is {generation}" if generation >= 0 else "the first is 0"
             raise SettingError(f"{where}: generations go up by one; {before}")
