@@ -575,31 +575,43 @@ def _other_claims(found: Findings) -> list[Found]:
 
 
 def _selective(found: Findings) -> list[Found]:
-    """At the last probe, where all labels are learned."""
-    claim = Claim(
-        name="selective",
-        claim="A perturbation takes more from mislabelled than from clean examples",
-        source="Zhou et al. 2022 [S]; its code [C]: figures, no number",
-    )
-    hard = replace(
-        claim,
-        name="selective_hard",
-        claim="It takes more from examples of small margin than from those of large margin",
-    )
-    result = []
-    for one, words, measure in (
-        (claim, "clean - mislabelled", "selectivity/mislabelled"),
-        (hard, "easy - hard", "selectivity/hard"),
-    ):
-        last: dict[str, Against | None] = {}
-        for name, of in found.probed.items():
-            by_step = of.get(measure, {})
-            if by_step:
-                values = by_step[max(by_step)]
-                last[f"{words}, {name}"] = against(dict(values), dict.fromkeys(values, 0.0))
-        judged_all = judged(one, last, scale=1.0)
-        result.append(judged_all if last else untestable(one, "nothing was probed"))
-    return result
+    """At the last probe, where all labels are learned; masks of present magnitudes apart, since they know what was
+    learned and the others do not.
+    """
+    source = "Zhou et al. 2022 [S]; its code [C]: figures, no number"
+    by_magnitude = [name for name in found.probed if name.startswith("magnitude")]
+    others = [name for name in found.probed if name not in by_magnitude]
+    return [
+        _selects(found, Claim(name=name + suffix, claim=f"{claim}: {kind}", source=source), words, measure, masks)
+        for name, claim, words, measure in (
+            (
+                "selective",
+                "A perturbation takes more from mislabelled than from clean examples",
+                "clean - mislabelled",
+                "selectivity/mislabelled",
+            ),
+            (
+                "selective_hard",
+                "It takes more from examples of small margin than from those of large margin",
+                "easy - hard",
+                "selectivity/hard",
+            ),
+        )
+        for suffix, kind, masks in (
+            ("", "masks of magnitude", by_magnitude),
+            ("_other", "random masks, and those of initial magnitude", others),
+        )
+    ]
+
+
+def _selects(found: Findings, claim: Claim, words: str, measure: str, masks: Sequence[str]) -> Found:
+    last: dict[str, Against | None] = {}
+    for name in masks:
+        by_step = found.probed[name].get(measure, {})
+        if by_step:
+            values = by_step[max(by_step)]
+            last[f"{words}, {name}"] = against(dict(values), dict.fromkeys(values, 0.0))
+    return judged(claim, last, scale=1.0) if last else untestable(claim, "nothing was probed")
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -552,6 +552,26 @@ def of(values: list[float]) -> dict[int, float]:
     return dict(enumerate(values))
 
 
+def test_a_random_mask_decides_nothing_about_masks_of_magnitude(trained) -> None:
+    folder, study, _ = trained
+    sure, noise = of([0.32, 0.33, 0.34]), of([0.3, -0.2, 0.4])
+    cells = {"magnitude redraw 70": sure, "magnitude zero 70": sure, "new random redraw 50": noise}
+    probed = {
+        name: {"selectivity/mislabelled": {9: of([0.0] * 3), 20: values}, "selectivity/hard": {20: sure}}
+        for name, values in cells.items()
+    }
+    found = replace(findings(folder, study), study=replace(study, size="small"), probed=probed)
+    judged = {one.claim.name: one for one in claims(found) if one.claim.name.startswith("selective")}
+    assert {name: one.verdict for name, one in judged.items()} == {
+        "selective": "reproduced",
+        "selective_other": "not reproduced",
+        "selective_hard": "reproduced",
+        "selective_hard_other": "reproduced",
+    }
+    assert "random" not in judged["selective"].ours
+    assert "magnitude redraw" not in judged["selective_other"].ours
+
+
 def test_normal_training_is_warm_restarts_and_the_long_run(trained) -> None:
     """What Sarfi et al. call normal, and what Zhou et al. do: a claim holds against both or not at all."""
     folder, study, _ = trained
