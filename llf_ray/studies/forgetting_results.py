@@ -499,6 +499,16 @@ def _network_claims(found: Findings, seal: str) -> list[Found]:
             positive=False,
             scale=1.0,
         ),
+        judged(
+            Claim(
+                name="flat_normal",
+                claim="SEAL ends in a flatter minimum than normal training (largest eigenvalue of the Hessian)",
+                source="a summary of Sarfi et al. 2023 [S]",
+            ),
+            normal("SEAL", annealed, "curvature/largest", "largest eigenvalue"),
+            positive=False,
+            scale=1.0,
+        ),
         _no_negative(found, annealed),
         _slim_claim(found),
     ]

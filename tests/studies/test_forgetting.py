@@ -575,15 +575,21 @@ def test_a_random_mask_decides_nothing_about_masks_of_magnitude(trained) -> None
 def test_normal_training_is_warm_restarts_and_the_long_run(trained) -> None:
     """What Sarfi et al. call normal, and what Zhou et al. do: a claim holds against both or not at all."""
     folder, study, _ = trained
+    largest = "curvature/largest"
     networks = {  # LLF is far below the long run and far above restarts; so is SEAL's depth
-        "later_layer": {"transfer/a": of([0.30, 0.31, 0.29]), "depth": of([9.0, 9.1, 9.2])},
-        "seal": {"depth": of([2.0, 2.1, 2.2])},
-        "long": {"transfer/a": of([0.40, 0.40, 0.41]), "depth": of([3.0, 3.2, 3.1])},
-        "restarts": {"transfer/a": of([0.20, 0.20, 0.21]), "depth": of([1.0, 1.2, 1.1])},
+        "later_layer": {
+            "transfer/a": of([0.30, 0.31, 0.29]),
+            "depth": of([9.0, 9.1, 9.2]),
+            largest: of([27.0, 27.1, 27.3]),
+        },
+        "seal": {"depth": of([2.0, 2.1, 2.2]), largest: of([5.0, 5.1, 5.2])},
+        "long": {"transfer/a": of([0.40, 0.40, 0.41]), "depth": of([3.0, 3.2, 3.1]), largest: of([9.0, 9.2, 9.1])},
+        "restarts": {"transfer/a": of([0.20, 0.20, 0.21]), "depth": of([1.0, 1.2, 1.1]), largest: of([4.0, 4.2, 4.1])},
     }
     found = replace(findings(folder, study), study=replace(study, size="small"), examined=networks)
     judged = {one.claim.name: one for one in claims(found)}
-    for name in ("transfer", "depth"):
+    assert judged["flat"].verdict == "reproduced", "flatter than LLF says nothing of normal training"
+    for name in ("transfer", "depth", "flat_normal"):
         assert judged[name].verdict == "not reproduced"
         assert "- restarts" in judged[name].why
         assert "- long" not in judged[name].why
