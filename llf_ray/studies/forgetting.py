@@ -181,7 +181,8 @@ def _fitted(config: RunConfig) -> RunConfig:
 
 
 METHODS = (
-    *("long", "restarts", "wels", "kels", "layer_wise", "later_layer", "later_layer_fixed", "later_layer_reverse"),
+    *("long", "restarts", "wels", "kels", "layer_wise"),
+    *("later_layer", "later_layer_fixed", "later_layer_fixed_held", "later_layer_reverse"),
     *("seal", "seal_adaptive", "seal_later_layer", "born_again", "dense_sparse", "alternating", "rifle"),
     *("active_forgetting", "warm_start", "shrink_perturb"),
 )
@@ -268,6 +269,7 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         "layer_wise": LayerWise(generations=generations, epochs=epochs, warmup_epochs=warmup, blocks=b.blocks),
         "later_layer": later,
         "later_layer_fixed": replace(later, fixed=True),
+        "later_layer_fixed_held": replace(later, fixed=True, hold="later"),
         "later_layer_reverse": replace(later, reverse=True),
         "seal": seal,
         "seal_adaptive": replace(seal, ascent_rate=b.adaptive_rate, loss_ratio=b.loss_ratio),

@@ -264,12 +264,22 @@ def _later_layer_claims(found: Findings) -> list[Found]:
         ),
         judged(
             Claim(
-                name="fixed",
-                claim="The same redraw in every generation is worse than a fresh one",
+                name="fixed_held",
+                claim="Later layers held at one draw, the same in every generation, are worse than fresh ones that train",
                 source="Zhou et al. 2022, ablation [S]",
-                published='"much worse"; its code also froze the layers and repeated the data order',
+                published='"much worse"; its code also repeated the data order',
             ),
-            {"fixed - fresh": minus("later_layer_fixed", "later_layer")},
+            {"held at one draw - LLF": minus("later_layer_fixed_held", "later_layer")},
+            positive=False,
+        ),
+        judged(
+            Claim(
+                name="fixed",
+                claim="The same redraw in every generation is worse than a fresh one, where both train on",
+                source="a question of ours",
+                published="none",
+            ),
+            {"same draw - LLF": minus("later_layer_fixed", "later_layer")},
             positive=False,
         ),
         _spread(found),

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,10 @@ from tests.data.test_paper_sets import flowers
 from tests.data.test_sets import write_cifar, write_mosaic
 from tests.local import carry
 
-REDRAWS = ("later_layer", "bunched_early", "bunched_late", "forget_fc", "forget_all", "later_layer_fixed", "rifle")
+REDRAWS = (
+    *("later_layer", "later_layer_fixed", "later_layer_fixed_held", "bunched_early", "bunched_late"),
+    *("forget_fc", "forget_all", "rifle"),
+)
 
 
 def tiny(folder: Path, seeds: int = 1) -> ForgettingStudy:
@@ -164,6 +167,12 @@ def test_every_method_of_the_family_is_an_arm(tmp_path) -> None:
     assert family - {BunchedResets} == {type(arms[name]) for name in (*study.parts[0].arms, "pruning")}, (
         "bunching is a control"
     )
+    ablations = load_module(jobs / "compare_ablations.py").comparison.arms
+    for name in set(ablations) & set(arms):  # one name, one method
+        lengths = {field: getattr(arms[name], field) for field in ("generations", "epochs", "warmup_epochs")}
+        tuned = {"ascent_epochs", "ascent_rate"} & {field.name for field in fields(arms[name])}
+        lengths |= {field: getattr(arms[name], field) for field in tuned}
+        assert arms[name] == replace(ablations[name], **lengths), name
     published = load_module(jobs / "paper" / "alternating_imagenet_resnet50.py").config.recipe
     shared = {"generations": 3, "epochs": 5, "warmup_epochs": 0.5}
     assert arms["alternating"] == replace(published, **shared)
@@ -450,6 +459,7 @@ def test_verdicts_follow_from_the_scores(trained, tmp_path) -> None:
     scores = {
         "later_layer": (0.50, 0.52, 0.51),  # far above all others
         "later_layer_reverse": (0.30, 0.50, 0.20),  # worse on the mean, and noisy
+        "later_layer_fixed": (0.50, 0.53, 0.50),  # much the same; held it is as all others
         "seal": (0.42, 0.43, 0.41),  # a little above normal training, below later-layer forgetting
     }
     with_scores(folder, one, tmp_path / study.name, scores)
@@ -458,7 +468,8 @@ def test_verdicts_follow_from_the_scores(trained, tmp_path) -> None:
     assert judged["later_layer"].ours.startswith("LLF - long +11.00 (")
     assert "70.76" in judged["later_layer"].claim.published
     assert judged["evolution"].verdict == judged["spread"].verdict == "reproduced"
-    assert judged["fixed"].verdict == "reproduced"
+    assert judged["fixed_held"].verdict == "reproduced"
+    assert judged["fixed"].verdict == "not reproduced", "a question of its own, with an arm of its own"
     assert judged["reverse"].verdict == "not reproduced"
     assert "interval holds zero" in judged["reverse"].why
     assert judged["seal"].verdict == "not reproduced"
