@@ -412,12 +412,6 @@ def test_a_round_ends_when_its_own_data_are_learned(tmp_path: Path) -> None:
     assert set(ends) <= set(scored)
 
 
-def test_data_grow_by_shares_of_one_order(tmp_path: Path) -> None:
-    recipe = ShrinkAndPerturb(generations=4, epochs=2)
-    folder = whole(settings(recipe), tmp_path / "run")
-    assert [record["step"] for record in journal(folder, "phase")] == [0, 8, 16, 24]
-
-
 # ----------------------------------------------------------------------------------------------------- parts that reset
 
 
