@@ -1,8 +1,8 @@
 """The published ablations beside their methods, at the budget of the main job.
 
 Zhou et al. 2022 (arXiv:2202.00155): what helps is a fresh draw of the later layers in each generation; the early
-layers in their place, or layers held at one draw, do worse (one draw that trains on is a question of ours). Sarfi et al.
-2023 (arXiv:2304.04858): ascending later layers does not work.
+layers in their place, or layers held at one draw, do worse (one draw that trains on is a question of ours). Sarfi et
+al. 2023 (arXiv:2304.04858): ascending later layers does not work.
 """
 
 import later_layer_fixed_held_small

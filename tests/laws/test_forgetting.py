@@ -431,6 +431,14 @@ def test_rifle_draws_the_head_anew_and_keeps_its_momentum(tmp_path: Path) -> Non
     assert bool((watch.weights[8]["head.bias"].abs() <= 7**-0.5).all())
 
 
+def test_active_forgetting_draws_by_the_papers_deviation_where_it_is_told(tmp_path: Path) -> None:
+    recipe = ActiveForgetting(generations=2, epochs=2, warmup_epochs=0, module="head", std=1e-4)
+    watch = watched(settings(recipe, task=CALM), tmp_path / "run", steps=(8,))
+    head = torch.cat([watch.weights[8][f"head.{name}"].flatten() for name in ("weight", "bias")])
+    assert 0 < float(head.abs().max()) < 6e-4
+    assert float(watch.weights[8]["body.0.weight"].abs().max()) > 0.01
+
+
 def test_active_forgetting_takes_moments_and_step_count_and_leaves_the_body(tmp_path: Path) -> None:
     recipe = ActiveForgetting(generations=4, epochs=None, every_steps=4, warmup_epochs=0.25, module="head")
     watch = watched(settings(recipe, optim=ADAMW, task=CALM), tmp_path / "run")
