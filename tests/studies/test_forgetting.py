@@ -434,7 +434,12 @@ def test_findings_are_what_the_trainings_left(trained) -> None:
         "curvature/trace",
     }
     assert list(found.probed["magnitude redraw 70"]["selectivity/hard"]) == [15, 30]
-    assert set(found.slim) == {0}
+    assert {generation: set(pairs) for generation, pairs in found.slim.items()} == {number: {0} for number in range(3)}
+    assert found.slim[2][0][1] == found.test("kels")[0], "the whole network at the end"
+    ends = [record["values"] for record in read(folder / "kels-seed0" / "journal.jsonl") if record["kind"] == "score"]
+    assert len(ends) > 3
+    kept = {arm: list((folder / f"{arm}-seed0" / "checkpoints").glob("step-*")) for arm in ("kels", "wels")}
+    assert len(kept["kels"]) > len(kept["wels"]), "other arms keep their end alone"
 
 
 def with_scores(folder: Path, study: ForgettingStudy, place: Path, scores: dict[str, tuple[float, ...]]) -> None:
@@ -607,26 +612,38 @@ def test_normal_training_is_warm_restarts_and_the_long_run(trained) -> None:
         assert "- long" in judged[name].ours
 
 
+FAR, NEAR = [0.10, 0.11, 0.10], [0.405, 0.401, 0.403]  # of a whole network at 0.40
+
+
 @pytest.mark.parametrize(
-    ("slim", "verdict"),
+    ("first", "last", "verdict"),
     [
-        ([0.405, 0.401, 0.403], "reproduced"),
-        ([0.43, 0.37, 0.40], "not reproduced"),  # the mean is within a point, the interval is not
-        ([0.30, 0.31, 0.29], "not reproduced"),
-        ([0.40, 0.41], "cannot be tested here"),
-        ([], "cannot be tested here"),
+        (FAR, NEAR, "reproduced"),
+        (NEAR, NEAR, "not reproduced"),  # there was no gap to close
+        ([0.10, 0.50, 0.10], NEAR, "not reproduced"),  # nor is one within the noise of seeds
+        (FAR, [0.43, 0.37, 0.40], "not reproduced"),  # the mean is within a point, the interval is not
+        (FAR, [0.30, 0.31, 0.29], "not reproduced"),
+        (FAR[:2], [0.40, 0.41], "cannot be tested here"),
+        ([], NEAR, "cannot be tested here"),  # the first generation's end was not kept
+        ([], [], "cannot be tested here"),
     ],
 )
-def test_slim_networks_are_judged_by_the_interval(slim: list[float], verdict: str, trained) -> None:
+def test_slim_networks_are_judged_by_the_gap_and_its_closing(first, last, verdict, trained) -> None:
     folder, study, _ = trained
-    pairs = {seed: (value, 0.40) for seed, value in of(slim).items()}
+    pairs = {
+        generation: {seed: (value, 0.40) for seed, value in of(values).items()}
+        for generation, values in ((0, first), (study.budget.generations - 1, last))
+        if values
+    }
     found = replace(
         findings(folder, study), study=replace(study, size="small"), slim=pairs, no_slim={9: "blocks are wired"}
     )
     (judged,) = [one for one in claims(found) if one.claim.name == "slim"]
     assert judged.verdict == verdict
     assert "No slim network of kels, seed 9: blocks are wired." in document(found)
-    assert slim or "blocks are wired" in judged.why
+    assert last or "blocks are wired" in judged.why
+    if verdict == "not reproduced":
+        assert ("after generation 1: " in judged.why) == (first != FAR)
 
 
 @pytest.mark.parametrize(
