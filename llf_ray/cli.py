@@ -530,7 +530,7 @@ def study() -> None:
     metavar="[quick|small|paper]",
     default="small",
     show_default=True,
-    help="quick: a minute or two, shows that all works; small: about 35 minutes on two cores; paper: a cluster's GPUs.",
+    help="quick: a minute or two, shows that all works; small: about 40 minutes on two cores; paper: a cluster's GPUs.",
 )
 @click.option(
     "--data-root",

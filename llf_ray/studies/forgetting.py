@@ -391,9 +391,10 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         generations=3,
         epochs=5,
         warmup_epochs=0.5,
-        ascent_epochs=0.5,
-        ascent_rate=0.1,
-        adaptive_rate=0.5,
+        ascent_epochs=1,
+        ascent_rate=0.05,
+        adaptive_rate=2.0,
+        loss_ratio=1.1,  # after five epochs the loss is still high
         threshold="layer3",
         levels=3,
         pruning_rate=0.5,

@@ -45,7 +45,8 @@ from llf_ray.studies.measure import check_targets
 from llf_ray.tasks import SmallResNet
 from llf_ray.tasks.classification import Classification
 from llf_ray.tasks.models import Normalised
-from llf_ray.train.folder import load_module
+from llf_ray.train.adviser import read_cuts
+from llf_ray.train.folder import create, load_module
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 from tests.data.test_paper_sets import flowers
@@ -156,6 +157,16 @@ def test_arms_have_one_budget_and_as_many_resets_as_they_say(size, tmp_path, mon
     assert early[-1] < spread[-1]
     assert late[-1] == spread[-1]
     assert late[0] > spread[0]
+
+
+def test_the_quick_size_shows_an_ascent_that_ends_early(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    config = make("quick", folder=str(tmp_path)).runs(MAIN)["seal_adaptive", 0]
+    run = create(prepare(config), tmp_path / "run")
+    assert carry(run).state == "finished"
+    cuts = read_cuts(run.folder)
+    assert cuts
+    assert {run.plan.phases[cut.phase].name for cut in cuts} == {"ascent"}
 
 
 def test_every_method_of_the_family_is_an_arm(tmp_path) -> None:
