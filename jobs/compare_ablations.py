@@ -1,10 +1,11 @@
 """The published ablations beside their methods, at the budget of the main job.
 
 Zhou et al. 2022 (arXiv:2202.00155): what helps is a fresh draw of the later layers in each generation; the early
-layers in their place, or a draw that stays, do worse. Sarfi et al. 2023 (arXiv:2304.04858): ascending later layers
-does not work.
+layers in their place, or layers held at one draw, do worse (one draw that trains on is a question of ours). Sarfi et
+al. 2023 (arXiv:2304.04858): ascending later layers does not work.
 """
 
+import later_layer_fixed_held_small
 import later_layer_fixed_small
 import later_layer_hold_early_small
 import later_layer_hold_later_small
@@ -28,6 +29,7 @@ comparison = Comparison(
         "later_layer_reverse": later_layer_reverse_small.config.recipe,
         "later_layer_hold_later": later_layer_hold_later_small.config.recipe,
         "later_layer_hold_early": later_layer_hold_early_small.config.recipe,
+        "later_layer_fixed_held": later_layer_fixed_held_small.config.recipe,
         "later_layer_fixed": later_layer_fixed_small.config.recipe,
         "seal": seal_small.config.recipe,
         "seal_reverse": seal_reverse_small.config.recipe,

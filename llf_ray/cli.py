@@ -770,8 +770,9 @@ def sync(run: str, uri: str | None, folder: Path) -> None:
 @main.command()
 @run_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write it [default: RUN/slim].")
+@click.option("--generation", type=int, help="As this generation ended, in place of the run.")
 @runs_option
-def slim(run: str, out: Path | None, folder: Path) -> None:
+def slim(run: str, out: Path | None, generation: int | None, folder: Path) -> None:
     """Take the slim network out of a finished run of knowledge evolution by kernels.
 
     It is written as weights with a table of widths, which `llf_ray.nn.slim.load_slim` reads with torch and timm alone.
@@ -779,7 +780,7 @@ def slim(run: str, out: Path | None, folder: Path) -> None:
     from llf_ray.display import amount, metric_words
     from llf_ray.studies.slim import slim_of
 
-    found = _checked(lambda: slim_of(_find(run, folder), out))
+    found = _checked(lambda: slim_of(_find(run, folder), out, generation=generation))
     click.echo(
         f"slim: {found.parameters:,} of {found.whole_parameters:,} parameters "
         f"({found.parameters / found.whole_parameters:.1%}), {100 * found.share:g} % of the channels of each layer"

@@ -846,7 +846,7 @@ SCHEDULES = (
     *("seal_reverse", "seal_hold_late", "seal_later_layer"),
     *("pruning", "warm_start", "wels", "kels", "shrink_perturb"),
     *("bunched_early", "pruning_random", "bunched_late", "tiny_later_layer", "pruning_reinit"),
-    *("forget_fc", "forget_layer4", "forget_layer2", "forget_all"),
+    *("forget_fc", "forget_layer4", "forget_layer2", "forget_all", "later_layer_fixed_held"),
 )  # each keeps its look in every comparison, whoever else is in it
 
 

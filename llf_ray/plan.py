@@ -147,9 +147,13 @@ class Length:
         check_number("epochs", self.epochs, low=0)
         check_number("steps", self.steps, low=0)
 
+    def exactly(self, steps_per_epoch: int) -> float:
+        """Optimizer steps before rounding."""
+        return self.steps if self.steps is not None else (self.epochs or 0.0) * steps_per_epoch
+
     def in_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps; a part of an epoch is rounded to the nearest step."""
-        return self.steps if self.steps is not None else round((self.epochs or 0.0) * steps_per_epoch)
+        return _nearest(self.exactly(steps_per_epoch))
 
     def __str__(self) -> str:
         return f"{self.steps} steps" if self.steps is not None else f"{self.epochs:g} epochs"
@@ -219,7 +223,8 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Until:
-    """End a phase early, when the all-reduced training measure crosses a level.
+    """End a phase early, when the all-reduced training measure crosses a level: its mean since the last question
+    (`Plan.asks_every`: an epoch of the phase, or a quarter of a phase that is no longer).
 
     With ``relative`` the level is a ratio to the same measure in the window before the phase began.
     """
@@ -326,7 +331,7 @@ class Plan:
     ``steps[i]`` is the planned length of phase i and ``epoch_steps[i]`` the steps in one epoch of its data (the last
     partial batch is dropped). Rank 0 asks the adviser at phase starts and every ``ask_every`` steps of a generation,
     the longest epoch of the plan; in a phase with a rule for its end after each epoch of its own, but no more often
-    than every ``ask_at_least`` steps.
+    than every ``ask_at_least`` steps; and four times in such a phase that is no longer than that.
     """
 
     phases: tuple[Phase, ...]
@@ -349,7 +354,8 @@ class Plan:
         """Steps of the generation between two questions in phase ``index``."""
         if self.phases[index].until is None:
             return self.ask_every
-        return _at_least(self.ask_at_least, self.epoch_steps[index])
+        usual, steps = _at_least(self.ask_at_least, self.epoch_steps[index]), self.steps[index]
+        return usual if usual < steps else max(1, math.ceil(steps / 4))  # a rule that nobody asks about is none
 
     def is_scored(self, index: int, step: int, every: int) -> bool:
         """Whether a question in phase ``index``, ``step`` steps into its generation, is the first after ``every``
@@ -477,17 +483,28 @@ def _at_least(steps: int, epoch: int) -> int:
     return epoch * math.ceil(steps / epoch)
 
 
+def _nearest(steps: float) -> int:
+    """The one way in which parts of an epoch become optimizer steps: a half goes up, whatever float noise is on it."""
+    return math.floor(steps + 0.5 + 1e-6)
+
+
 def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -> tuple[int, ...]:
     """Ends are rounded, not lengths: parts of an epoch add up to one budget, however a plan divides it.
 
-    A phase aside has as many steps as it would have in the place of the one that follows, and adds to no budget.
+    A phase that goes on at step k of an order of its own ends where the one that it goes back into ended, counted from
+    there: every rewound level has the steps of the first level's rest. A phase aside has as many steps as it would have
+    in the place of the one that follows, and adds to no budget.
     """
     steps, exact, reached = [], 0.0, 0
     for phase, per_epoch in zip(phases, epoch_steps, strict=True):
-        length = phase.length
+        length, start = phase.length, phase.data.start
         per_epoch = whole if length.of == "task" else per_epoch
-        end = exact + (length.steps if length.steps is not None else (length.epochs or 0.0) * per_epoch)
-        stop = math.floor(end + 0.5 + 1e-6)
+        if start is not None and (k := start.exactly(per_epoch)):
+            stop = reached + _nearest(k + length.exactly(per_epoch)) - _nearest(k)
+            end = float(stop)
+        else:
+            end = exact + length.exactly(per_epoch)
+            stop = _nearest(end)
         if length.epochs and stop == reached:
             raise SettingError(
                 f"phase {phase.name!r} of generation {phase.generation}: {length} are less than one optimizer step "
@@ -502,16 +519,18 @@ def _in_steps(phases: Sequence[Phase], epoch_steps: Sequence[int], whole: int) -
 def check_plan(plan: Plan) -> None:
     """Raise `SettingError` unless the plan can be run.
 
-    It needs steps, generations in order, one name for each phase of a generation (draws are keyed by it), and stores
-    that are made before use and hold what they are used for.
+    It needs steps, generations in order, one name for each phase of a generation (draws are keyed by it), room for a
+    question in phases with a rule for their end, and stores that are made before use and hold what they are used for.
     """
     if not plan.phases or plan.total < 1:
         raise SettingError("the plan has no training step: give its phases a length")
     generation = -1
     made: dict[str, str] = {}  # what each store holds
     named: set[tuple[int, str]] = set()
-    for phase in plan.phases:
+    for phase, steps in zip(plan.phases, plan.steps, strict=True):
         where = f"phase {phase.name!r} of generation {phase.generation}"
+        if phase.until is not None and steps < 2:
+            raise SettingError(f"{where}: its rule for an early end needs 2 steps or more, it has {steps}")
         if phase.generation not in {max(generation, 0), generation + 1}:
             before = f"the one before is {generation}" if generation >= 0 else "the first is 0"
             raise SettingError(f"{where}: generations go up by one; {before}")

@@ -278,6 +278,18 @@ def test_what_the_arrows_allow_passes(name, text):
     assert violations({name: module(text)}) == []
 
 
+def test_what_operations_see_is_made_in_one_place_for_modules_and_one_for_engines():
+    """A third would be a second way to apply them."""
+    makers = {
+        path.relative_to(ROOT / "llf_ray").as_posix()
+        for path in (ROOT / "llf_ray").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "llf_ray.forget.edit"
+        if any(name.name == "View" for name in node.names) and "View(" in path.read_text()
+    }
+    assert makers == {"forget/plain.py", "train/boundary.py"}
+
+
 def test_training_works_without_ray_deepspeed_and_mlflow():
     """In a process where the three cannot be imported, every module that should not need them still can."""
     free = [name for name in package_sources() if part_of(name) not in NEED_A_CLUSTER]

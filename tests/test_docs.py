@@ -74,6 +74,19 @@ def test_the_loop_on_the_page_ascends_where_a_rule_says_so(page: dict[str, Any])
     assert loss_after(1.0) < loss_after(0.0) < loss_after(-1.0)
 
 
+def test_the_loop_on_the_page_gives_a_group_the_rate_of_its_rule(page: dict[str, Any]) -> None:
+    """A tenth of the rate in one step without momentum's past: a tenth of the way."""
+    head, start = Select(modules=("fc",), name="head"), page["make_model"](0).fc.weight.detach()
+    ways = []
+    for factor in (1.0, 0.1, 0.0):
+        rule = Rule(select=head, lr=factor)
+        phase = Phase(name="a", generation=0, length=Length(steps=1), rules=(rule,), curve=Curve(shape="constant"))
+        ways.append(page["train"](Phases(phases=(phase,)))[0].fc.weight.detach() - start)
+    assert bool(ways[0].any())
+    torch.testing.assert_close(ways[1], 0.1 * ways[0], rtol=1e-3, atol=1e-8)
+    assert not bool(ways[2].any())
+
+
 def test_the_page_of_cropr_trains_and_ships_what_it_says() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "cropr.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}

@@ -246,7 +246,9 @@ def test_the_ablations_differ_from_their_method_in_what_they_say():
     assert doing("later_layer_reverse_small") == [(1, "redraw early weights"), (2, "redraw early weights")]
     assert doing("later_layer_hold_later_small")[0] == (1, "redraw later weights", ("later, head apart", 0.0))
     assert doing("later_layer_hold_early_small")[0] == (1, "redraw later weights", ("early", 0.0))
-    assert doing("later_layer_fixed_small")[0] == (1, "redraw later weights (same draw)", ("later, head apart", 0.0))
+    held = ("later, head apart", 0.0)
+    assert doing("later_layer_fixed_held_small")[0] == (1, "redraw later weights (same draw)", held)
+    assert doing("later_layer_fixed_small")[0] == (1, "redraw later weights (same draw)")
     assert doing("seal_small") == [(1, ("early", -0.07)), (1,)]
     assert doing("seal_reverse_small") == [(1, ("later", -0.07)), (1,)]
     assert doing("seal_hold_late_small") == [(1, ("early", -0.07), ("later", 0.0)), (1,)]

@@ -73,7 +73,8 @@ def plans(draw: st.DrawFn) -> Plan:
         )
         share = draw(st.sampled_from([1.0, 0.5]))
         fill, data = draw(st.booleans()), DataRule(share=share)
-        until = draw(st.sampled_from([None, Until(at_least=9)]))
+        certain = length.exactly(int(4 * share)) >= 3  # rounding takes less than one
+        until = draw(st.sampled_from([None, Until(at_least=9)])) if certain else None
         phases.append(Phase(name=f"p{place}", generation=generation, length=length, fill=fill, data=data, until=until))
     phases.append(phase(draw(st.integers(1, 5)), name="last", generation=generation))
     return compute(phases, num_items=48, batch=12)
@@ -452,6 +453,27 @@ def test_a_phase_with_a_rule_for_its_end_is_asked_after_each_epoch_of_its_own() 
     assert schedule.decide(27, seen(accuracy=1.0)) is None, "inside the second portion's epoch"
     cut = schedule.decide(28, seen(accuracy=1.0))
     assert cut == Cut(phase=1, step=28, why="training accuracy 1 (before the phase: None)")
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_a_phase_no_longer_than_its_epoch_is_asked_before_it_ends(steps: int) -> None:
+    phases = [phase(5), phase(steps, name="short", generation=1, until=Until(at_least=9)), phase(3, generation=1)]
+    schedule = Schedule(compute(phases, num_items=48, batch=12))
+    inside = [step for step in range(6, 5 + steps) if schedule.decide(step, seen(loss=10)) is not None]
+    assert inside == list(range(6, 5 + steps))
+    walk = walked(schedule.plan)[1]
+    assert [a.position.step for a in walk if 5 < a.position.step < 5 + steps] == inside, "each of them is asked"
+
+
+def test_a_long_phase_of_less_than_an_epoch_is_asked_four_times() -> None:
+    plan = compute([phase(40, until=Until(at_least=9))], num_items=1200, batch=12)
+    assert [answer.position.step for answer in walked(plan)[1]] == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_rule_for_the_end_of_a_phase_without_a_question_is_refused(steps: int) -> None:
+    with pytest.raises(SettingError, match=rf"phase 'p' of generation 0: .* needs 2 steps or more, it has {steps}"):
+        compute([phase(steps, until=Until(at_least=9)), phase(3, name="q")], num_items=48, batch=12)
 
 
 def test_validation_falls_due_at_the_first_question_after_so_many_epochs() -> None:

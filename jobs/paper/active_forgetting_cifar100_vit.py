@@ -22,7 +22,7 @@ config = RunConfig(
         label_smoothing=0.1,
     ),
     recipe=ActiveForgetting(
-        generations=70, epochs=None, every_steps=1000, warmup_epochs=0.25, module="patch_embed"
+        generations=70, epochs=None, every_steps=1000, warmup_epochs=0.25, module="patch_embed", std=0.02
     ),  # 199 epochs
     optim=Optim(name="adamw", lr=1e-3, weight_decay=0.05, decay="matrices"),
     engine=EngineSettings(batch=128, clip=1.0),

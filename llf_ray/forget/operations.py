@@ -46,16 +46,18 @@ class Forget:
     """Keep what ``keep`` keeps, put ``fill`` in place of the rest.
 
     ``fill``: "uniform" (U(+-1/sqrt(fan_in)) for weights and biases, what the KE, LLF and SEAL code draws; entries
-    without inputs take a fresh model's), "initial" (a freshly initialised model's values), "zero", or "store" (rewind
-    to the values in ``store``). ``kept``: "same", or "store": kept entries go back to ``store`` (iterative pruning
-    with rewinding). ``fixed`` draws the same values in every generation. ``moments`` also zeroes the moments of what
-    was forgotten, for phases that keep their optimizer.
+    without inputs take a fresh model's), "normal" (N(0, std^2), what Chen et al. 2023, arXiv:2307.01163, draw for an
+    embedding; normalisers take a fresh model's), "initial" (a freshly initialised model's values), "zero", or "store"
+    (rewind to the values in ``store``). ``kept``: "same", or "store": kept entries go back to ``store`` (iterative
+    pruning with rewinding). ``fixed`` draws the same values in every generation. ``moments`` also zeroes the moments of
+    what was forgotten, for phases that keep their optimizer.
     """
 
     select: Selection = WEIGHTS
     keep: MaskSource = Nothing()
     kept: Literal["same", "store"] = "same"
-    fill: Literal["uniform", "initial", "zero", "store"] = "uniform"
+    fill: Literal["uniform", "normal", "initial", "zero", "store"] = "uniform"
+    std: float | None = None
     store: str = ""
     fixed: bool = False
     moments: bool = True
@@ -68,13 +70,22 @@ class Forget:
                 f"store = {self.store!r}: "
                 + ("nothing reads it; set fill or kept to 'store'" if self.store else "name what to rewind to")
             )
+        if (self.std is None) == (self.fill == "normal"):
+            raise SettingError(
+                f"std = {self.std!r}: fill = {self.fill!r} " + ("has none" if self.std is not None else "needs one")
+            )
+        check_number("std", self.std, above=0)
 
     @property
     def label(self) -> str:
         """What it does, in a few words."""
-        verb = {"uniform": "redraw", "initial": "re-initialise", "zero": "zero", "store": f"rewind to {self.store}:"}[
-            self.fill
-        ]
+        verb = {
+            "uniform": "redraw",
+            "normal": f"redraw by N(0, {self.std or 0:g}^2)",
+            "initial": "re-initialise",
+            "zero": "zero",
+            "store": f"rewind to {self.store}:",
+        }[self.fill]
         if self.kept == "store":
             keeping = f" outside {self.keep.label}, those inside go back to {self.store}"
         else:
@@ -126,9 +137,13 @@ class Forget:
 
         def draw(slot: Slot) -> Tensor:
             random = generator(view.seed, view.key, generation, slot.name)
-            if slot.kind == "weight":
+            if self.std is not None and slot.kind not in {"norm", "statistic"}:
+                return torch.empty(*slot.shape).normal_(0, self.std, generator=random)
+            if self.std is None and slot.kind == "weight":
                 return uniform_fan_in(slot.shape, random)
-            if slot.kind == "bias":  # torch's default for a linear layer: the bound is its weight's
+            if (
+                self.std is None and slot.kind == "bias"
+            ):  # torch's default for a linear layer: the bound is its weight's
                 return _bias(slot, weights[slot.module], random)
             return fresh[slot.name]
 

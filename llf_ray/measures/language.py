@@ -118,7 +118,8 @@ def ease_of_teaching(
 
     The sender is frozen and says the same message for an object every time; each step has ``batch`` games with a
     random target among random candidates; receivers learn by REINFORCE and Adam as in the game (Li & Bowling 2019,
-    arXiv:1906.02403, section 4). All languages meet the same receivers and the same games.
+    arXiv:1906.02403, section 4), each choice credited by itself, also where a game credits those of a batch together.
+    All languages meet the same receivers and the same games.
 
     Args:
         messages: a message for each object, (G, N, L).

@@ -7,6 +7,7 @@ fixed for the whole training.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from llf_ray.forget.draw import key_of
-from llf_ray.forget.edit import View
-from llf_ray.forget.groups import layout
 from llf_ray.forget.masks import Bernoulli, Magnitude, MaskSource
 from llf_ray.forget.operations import EVERYTHING, Forget
+from llf_ray.forget.plain import apply, module_view
 from llf_ray.nn.agents import Sender, Weights, speak, stacked
 
 __all__ = ["MixedLanguage", "mixed_language", "perturbations", "probe_mixed_language"]
@@ -120,7 +120,11 @@ def probe_mixed_language(
     number, length = meanings.shape
     languages = [mixed_language(meanings, seed) for seed in seeds]
     messages, compositional = (torch.stack(parts) for parts in zip(*languages, strict=True))
-    senders = _senders(seeds, features.shape[1], hidden, num_symbols, 0)
+
+    def fresh(draw: int) -> nn.ModuleDict:
+        return _senders(seeds, features.shape[1], hidden, num_symbols, draw)
+
+    senders = fresh(0)
     start = {name: value.detach().clone() for name, value in senders.state_dict().items()}
     optimizer = torch.optim.Adam(senders.parameters(), lr=rate)
     targets = torch.arange(number).expand(len(seeds), -1)
@@ -145,8 +149,10 @@ def probe_mixed_language(
             asked.append(step)
             before.append(right(stacked(list(senders.children()))))
             for name, forget in perturbations(keep).items():
-                clone = _perturbed(forget, senders, start, name, step, (seeds, features.shape[1], hidden, num_symbols))
-                after[name].append(right(clone))
+                clone = copy.deepcopy(senders)
+                view = module_view(clone, fresh=fresh, stores={START: start}, seed=0, key=name, generation=step)
+                apply(clone, forget(view))
+                after[name].append(right(stacked(list(clone.children()))))
     return MixedLanguage(
         steps=tuple(asked),
         before=torch.stack(before, 1),
@@ -162,28 +168,3 @@ def _senders(seeds: tuple[int, ...], features: int, hidden: int, symbols: int, d
             torch.default_generator.manual_seed(key_of("sender", seed, draw))
             made[f"seed_{seed}"] = Sender(features, hidden, symbols)
     return nn.ModuleDict(made)
-
-
-def _perturbed(
-    forget: Forget,
-    senders: nn.ModuleDict,
-    start: Mapping[str, Tensor],
-    name: str,
-    step: int,
-    shape: tuple[tuple[int, ...], int, int, int],
-) -> Weights:
-    """Stacked weights of clones on which the operation has acted; the senders stay as they are."""
-    values = senders.state_dict()
-    view = View(
-        slots=layout(senders),
-        values=values,
-        fresh=lambda draw: _senders(*shape, draw).state_dict(),
-        stores={START: start},
-        seed=0,
-        key=name,
-        generation=step,
-    )
-    changed = {key: change(values[key]) for key, change in forget(view).values.items()}
-    clone = _senders(*shape, 0)
-    clone.load_state_dict({**values, **changed})
-    return stacked(list(clone.children()))

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError, check_number, unknown
-from llf_ray.forget.edit import View
-from llf_ray.forget.groups import Both, Not, Select, layout
+from llf_ray.forget.groups import Both, Not, Select
 from llf_ray.forget.masks import Bernoulli, Magnitude, MaskSource
 from llf_ray.forget.operations import Forget
+from llf_ray.forget.plain import apply, module_view
 from llf_ray.measures.features import as_evaluated
 
 __all__ = [
@@ -185,7 +185,7 @@ def perturbed(
     perturbation: Perturbation | Sequence[Forget],
     *,
     stores: Mapping[str, Mapping[str, Tensor]] | None = None,
-    fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
+    fresh: Callable[[int], nn.Module] | None = None,
     seed: int = 0,
     step: int = 0,
 ) -> nn.Module:
@@ -195,7 +195,7 @@ def perturbed(
         network: parameters in float32, none of them sharded.
         perturbation: its operations, in order: each sees what the one before it left.
         stores: snapshots by name, each a state dict.
-        fresh: gives a newly initialised model's state dict for a seed; only ``fill="initial"`` and redraws of
+        fresh: gives a newly initialised network for a seed; only ``fill="initial"`` and redraws of
             normalisers ask for it.
         seed: with ``step`` the key of all draws; a fixed mask depends on ``seed`` alone.
         step: of training.
@@ -203,24 +203,20 @@ def perturbed(
     clone = copy.deepcopy(network)
     operations = perturbation.operations if isinstance(perturbation, Perturbation) else perturbation
     name = perturbation.name if isinstance(perturbation, Perturbation) else "probe"
-    state = clone.state_dict()
     for place, operation in enumerate(operations):
-        view = View(
-            slots=layout(clone),
-            values=state,
+        view = module_view(
+            clone,
             fresh=fresh or _no_fresh,
             stores=stores or {},
             seed=seed,
             key=f"probe/{name}/{place}/{step}",
             generation=0,
         )
-        with torch.no_grad():
-            for entry, change in operation(view).values.items():
-                state[entry].copy_(change(state[entry].clone()))
+        apply(clone, operation(view))
     return clone
 
 
-def _no_fresh(seed: int) -> Mapping[str, Tensor]:
+def _no_fresh(seed: int) -> nn.Module:
     raise ValueError("this perturbation takes values of a newly initialised network: give `fresh`")
 
 
@@ -362,7 +358,7 @@ def effects(
     mislabelled: Tensor | None = None,
     hardest: float = 0.1,
     stores: Mapping[str, Mapping[str, Tensor]] | None = None,
-    fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
+    fresh: Callable[[int], nn.Module] | None = None,
     seed: int = 0,
     step: int = 0,
 ) -> list[Effect]:

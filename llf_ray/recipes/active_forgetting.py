@@ -18,7 +18,8 @@ __all__ = ["ActiveForgetting"]
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveForgetting:
-    """``module`` goes back to a fresh initialisation at the start of every generation but the first.
+    """``module`` goes back to a fresh initialisation at the start of every generation but the first; with ``std`` to
+    draws of N(0, std^2), as the paper's token embedding with 0.02.
 
     With it go its moments and its own step count, and it has its own rate: linear with a warm-up, from each reset to
     the next. The body is not touched; its rate falls linearly over the run. From one reset to the next there are
@@ -30,6 +31,7 @@ class ActiveForgetting:
     every_steps: int | None = None
     warmup_epochs: float = 1
     module: str = "fc"
+    std: float | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.every_steps is None):
@@ -42,11 +44,13 @@ class ActiveForgetting:
         check_number("generations", self.generations, low=1)
         check_number("every_steps", self.every_steps, low=1)
         check_number("warmup_epochs", self.warmup_epochs, low=0)
+        check_number("std", self.std, above=0)
 
     def plan(self) -> tuple[Phase, ...]:
         """One phase a generation."""
         warmup = Length(epochs=self.warmup_epochs)
         chosen = Select(modules=(self.module,), name=self.module)
+        forget = Forget(select=chosen, fill="initial" if self.std is None else "normal", std=self.std)
         own = Rule(select=chosen, curve=Curve(shape="linear", over="phase", warmup=warmup))
         return tuple(
             Phase(
@@ -55,7 +59,7 @@ class ActiveForgetting:
                 length=Length(epochs=self.epochs, steps=self.every_steps),
                 curve=Curve(shape="linear", over="run", warmup=warmup),
                 rules=(own,),
-                entry=(Forget(select=chosen, fill="initial"),) if generation else (),
+                entry=(forget,) if generation else (),
                 optimizer="keep",
             )
             for generation in range(self.generations)

@@ -15,6 +15,9 @@ CONSTANT = Curve(shape="constant", over="run")
 class Recipe(Protocol):
     """Settings of one method; ``plan()`` is pure and gives its phases with lengths in epochs or steps.
 
+    Defaults of a method for images are a small budget that all share (`Rifle` has its published one); published numbers
+    are in each class's docstring and in its job of ``jobs/paper``.
+
     A recipe may also have ``check_layers(slots)``, which raises a SettingError where its settings do not fit the
     network's layers in a way that no selection of its plan shows.
     """

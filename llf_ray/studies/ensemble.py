@@ -7,7 +7,7 @@ kept a checkpoint at the end of each.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,9 @@ from torch import Tensor, nn
 
 from llf_ray.config import SettingError
 from llf_ray.data.order import Draw
-from llf_ray.engine.pieces import Pieces
 from llf_ray.journal import Journal, replace_text
-from llf_ray.plan import spans
-from llf_ray.studies.finished import network_with, open_finished
+from llf_ray.studies.finished import generation_ends, open_finished
 from llf_ray.tasks.base import Tally, Task
-from llf_ray.train.adviser import read_cuts
-from llf_ray.train.state import Run, checkpoint_at, verify
 
 __all__ = ["FILE", "Ensemble", "Member", "ensemble_of"]
 
@@ -69,10 +65,10 @@ def ensemble_of(run_folder: Path) -> Ensemble:
     run = open_finished(run_folder).run
     if run.plan.generations < 2:
         raise SettingError(f"run {run_folder.name!r} has one generation: an ensemble needs two")
-    ends = dict(_ends(run))
-    wrong = {generation: _wrong(folder) for generation, (folder, _) in ends.items()}
+    ends = generation_ends(run)
+    wrong = {end.generation: end.wrong for end in ends}
     left_out = tuple(f"generation {generation}: {problem}" for generation, problem in wrong.items() if problem)
-    kept = {generation: end for generation, end in ends.items() if wrong[generation] is None}
+    kept = [end for end in ends if wrong[end.generation] is None]
     if len(kept) < 2:
         advice = "" if run.config.checkpoints.keep_generations else "; checkpoints.keep_generations = True keeps them"
         raise SettingError(
@@ -80,11 +76,11 @@ def ensemble_of(run_folder: Path) -> Ensemble:
             f"({'; '.join(left_out)}{advice})"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = [_network(run, folder).to(device) for folder, _ in kept.values()]
+    networks = [end.network().to(device) for end in kept]
     alone, together = _scores(run.config.task, networks, device)
     members = tuple(
-        Member(generation=generation, step=step, alone=alone[place], together=together[place])
-        for place, (generation, (_, step)) in enumerate(kept.items())
+        Member(generation=end.generation, step=end.step, alone=alone[place], together=together[place])
+        for place, end in enumerate(kept)
     )
     file = run_folder / FILE
     replace_text(file, json.dumps([asdict(member) for member in members], indent=1))
@@ -92,28 +88,6 @@ def ensemble_of(run_folder: Path) -> Ensemble:
     with Journal(run_folder / "journal.jsonl") as journal:
         journal.append({"kind": "metrics", "step": members[-1].step, "values": values})
     return Ensemble(file=file, members=members, left_out=left_out)
-
-
-def _ends(run: Run) -> Iterator[tuple[int, tuple[Path, int]]]:
-    """Where the checkpoint in front of the operations at each generation's end lies, and its step."""
-    every = zip(run.plan.phases, spans(run.plan, read_cuts(run.folder)), strict=True)
-    for generation, step in {phase.generation: stop for phase, (_, stop) in every}.items():
-        yield generation, (checkpoint_at(run.folder / "checkpoints", step), step)
-
-
-def _wrong(checkpoint: Path) -> str | None:
-    return verify(checkpoint) if checkpoint.exists() else f"{checkpoint.name} was not kept"
-
-
-def _network(run: Run, checkpoint: Path) -> nn.Module:
-    pieces = Pieces(checkpoint)
-    averaged = set(pieces.names("average")) if run.config.optim.averaged is not None else set()
-    values = {
-        name: pieces.full("average" if name in averaged else kind, name)
-        for kind in ("weight", "buffer")
-        for name in pieces.names(kind)
-    }
-    return network_with(run.config.task, values)
 
 
 class _Heard:

@@ -9,13 +9,16 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
+from llf_ray.engine.pieces import Pieces
 from llf_ray.journal import read, summary
 from llf_ray.nn.weights import read_weights
+from llf_ray.plan import spans
 from llf_ray.tasks.base import Task
+from llf_ray.train.adviser import read_cuts
 from llf_ray.train.folder import open_run
-from llf_ray.train.state import Run
+from llf_ray.train.state import Run, checkpoint_at, verify
 
-__all__ = ["Finished", "last_step", "network_with", "open_finished"]
+__all__ = ["Finished", "GenerationEnd", "generation_ends", "last_step", "network_with", "open_finished"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,3 +69,41 @@ def network_with(task: Task, values: Mapping[str, Tensor]) -> nn.Module:
         first, *lines = str(error).splitlines()
         raise SettingError(f"final weights do not fit the task's network: {(lines or [first])[0].strip()}") from None
     return network.eval()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationEnd:
+    """Where a generation of a run ended: the checkpoint in front of the operations that follow, which the run has where
+    it keeps its generations.
+    """
+
+    run: Run
+    generation: int
+    step: int
+    checkpoint: Path
+
+    @property
+    def wrong(self) -> str | None:
+        """Why the checkpoint cannot be read; None where it can."""
+        return verify(self.checkpoint) if self.checkpoint.exists() else f"{self.checkpoint.name} was not kept"
+
+    def network(self) -> nn.Module:
+        """A new network with its weights, averaged where the run has averages; on the CPU and in evaluation mode."""
+        pieces = Pieces(self.checkpoint)
+        averaged = set(pieces.names("average")) if self.run.config.optim.averaged is not None else set()
+        values = {
+            name: pieces.full("average" if name in averaged else kind, name)
+            for kind in ("weight", "buffer")
+            for name in pieces.names(kind)
+        }
+        return network_with(self.run.config.task, values)
+
+
+def generation_ends(run: Run) -> tuple[GenerationEnd, ...]:
+    """Of every generation, in order."""
+    every = zip(run.plan.phases, spans(run.plan, read_cuts(run.folder)), strict=True)
+    ends = {phase.generation: stop for phase, (_, stop) in every}
+    return tuple(
+        GenerationEnd(run=run, generation=number, step=step, checkpoint=checkpoint_at(run.folder / "checkpoints", step))
+        for number, step in ends.items()
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
 __all__ = [
+    "KELS",
     "MAIN",
     "SELECTIVE",
     "SIZES",
@@ -82,7 +84,8 @@ __all__ = [
 Size = Literal["quick", "small", "paper"]
 SIZES: tuple[Size, ...] = get_args(Size)
 MAIN, SELECTIVE, TINY_IMAGENET = "main", "selective", "tiny_imagenet"
-SLIM = "slim.json"
+KELS = "kels"  # whose slim networks are taken out, as every generation ended
+SLIM = "slim_generations.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +158,16 @@ class ForgettingStudy:
         return {config.name: config for config in sorted(every, key=lambda config: config.seed)}
 
     def runs(self, key: str) -> dict[tuple[str, int], RunConfig]:
-        """A comparison's trainings by arm and seed, each with the task that it needs."""
-        return {pair: _fitted(config) for pair, config in self.comparisons[key].runs().items()}
+        """A comparison's trainings by arm and seed, each with the task and the checkpoints that it needs."""
+        return {
+            (arm, seed): replace(
+                _fitted(config),
+                checkpoints=replace(
+                    config.checkpoints, keep_generations=config.checkpoints.keep_generations or arm == KELS
+                ),
+            )
+            for (arm, seed), config in self.comparisons[key].runs().items()
+        }
 
     def normal(self, arm: str) -> str:
         """The normal training that an examined arm is held against: the first examined one of its comparison."""
@@ -181,7 +192,8 @@ def _fitted(config: RunConfig) -> RunConfig:
 
 
 METHODS = (
-    *("long", "restarts", "wels", "kels", "layer_wise", "later_layer", "later_layer_fixed", "later_layer_reverse"),
+    *("long", "restarts", "wels", "kels", "layer_wise"),
+    *("later_layer", "later_layer_fixed", "later_layer_fixed_held", "later_layer_reverse"),
     *("seal", "seal_adaptive", "seal_later_layer", "born_again", "dense_sparse", "alternating", "rifle"),
     *("active_forgetting", "warm_start", "shrink_perturb"),
 )
@@ -268,6 +280,7 @@ def arms(budget: Budget) -> dict[str, Recipe]:
         "layer_wise": LayerWise(generations=generations, epochs=epochs, warmup_epochs=warmup, blocks=b.blocks),
         "later_layer": later,
         "later_layer_fixed": replace(later, fixed=True),
+        "later_layer_fixed_held": replace(later, fixed=True, hold="later"),
         "later_layer_reverse": replace(later, reverse=True),
         "seal": seal,
         "seal_adaptive": replace(seal, ascent_rate=b.adaptive_rate, loss_ratio=b.loss_ratio),
@@ -378,9 +391,10 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         generations=3,
         epochs=5,
         warmup_epochs=0.5,
-        ascent_epochs=0.5,
-        ascent_rate=0.1,
-        adaptive_rate=0.5,
+        ascent_epochs=1,
+        ascent_rate=0.05,
+        adaptive_rate=2.0,
+        loss_ratio=1.1,  # after five epochs the loss is still high
         threshold="layer3",
         levels=3,
         pruning_rate=0.5,
@@ -709,7 +723,7 @@ def carry_out(
         for run, outcome in zip(runs, outcomes, strict=True):
             how = wanted.get(run.folder.name)
             how = None if how is None or is_examined(run.folder, how) else how
-            whole = run.folder.name.startswith("kels-") and not (run.folder / SLIM).exists()
+            whole = run.folder.name.startswith(f"{KELS}-") and not (run.folder / SLIM).exists()
             if outcome.state == "finished" and (how is not None or whole):
                 left.append((str(run.folder), how, whole))
         if left:
@@ -730,7 +744,7 @@ def _own(resources: Resources) -> str:
 
 
 def _look_at(asked: tuple[str, Examination | None, bool]) -> None:
-    """Examine the network of a finished run (its folder), and take the slim one out of it, as far as is asked."""
+    """Examine the network of a finished run (its folder), and take the slim ones out of it, as far as is asked."""
     folder, how, slim = asked
     if how is not None:
         examine(Path(folder), how)
@@ -739,14 +753,20 @@ def _look_at(asked: tuple[str, Examination | None, bool]) -> None:
 
 
 def keep_slim(run_folder: Path) -> None:
-    """Take the slim network out of a run of knowledge evolution; keep its test score and the whole one's, or why there
-    is none.
+    """Take the slim networks out of a run of knowledge evolution, as every generation ended; keep their test scores and
+    the whole ones' by generation, or why there are none.
     """
     from llf_ray.studies.slim import slim_of
 
+    last = open_run(run_folder).plan.generations - 1
+    pairs: dict[int, tuple[float, float]] = {}
     try:
-        found = slim_of(run_folder)
-        about: dict[str, Any] = {"slim": found.scores["accuracy"], "whole": found.whole_scores["accuracy"]}
+        for generation in range(last + 1):
+            with tempfile.TemporaryDirectory() as aside:
+                place = None if generation == last else Path(aside)
+                found = slim_of(run_folder, place, generation=None if generation == last else generation)
+            pairs[generation] = (found.scores["accuracy"], found.whole_scores["accuracy"])
+        about: dict[str, Any] = {"generations": pairs}
     except SettingError as error:
         about = {"why": str(error)}
     replace_text(run_folder / SLIM, json.dumps(about))

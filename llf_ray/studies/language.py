@@ -320,6 +320,7 @@ def _teach(study: LanguageStudy, config: RunConfig, place: Path) -> None:
         hidden=game.hidden,
         num_candidates=game.candidates,
         rectify=game.rectify,
+        entropy=game.receiver_entropy,
         num_receivers=study.teaching_receivers,
         steps=study.teaching_steps,
     )

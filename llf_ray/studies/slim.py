@@ -16,7 +16,7 @@ from llf_ray.engine.local import LocalEngine
 from llf_ray.nn.channels import Kept, extract, kept_channels
 from llf_ray.nn.slim import load_slim, save_slim
 from llf_ray.run import kernel_shares
-from llf_ray.studies.finished import open_finished
+from llf_ray.studies.finished import generation_ends, open_finished
 from llf_ray.train.evaluation import evaluate
 from llf_ray.train.state import Run
 
@@ -38,11 +38,17 @@ class SlimNetwork:
     whole_scores: Mapping[str, float]
 
 
-def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
+def slim_of(run_folder: Path, folder: Path | None = None, *, generation: int | None = None) -> SlimNetwork:
     """Take the slim network out of a finished run, write it, and score it beside the whole one on the test part.
 
+    Args:
+        run_folder: the run.
+        folder: where it is written; by default ``slim`` in the run's folder, ``slim-generationN`` for one of those.
+        generation: whose end is meant; None for the final weights.
+
     Raises:
-        SettingError: the run has not ended, its plan keeps no block of kernels, or its network cannot be made slim.
+        SettingError: the run has not ended, its plan keeps no block of kernels, its network cannot be made slim, or the
+        end of the generation was not kept.
     """
     finished = open_finished(run_folder)
     run = finished.run
@@ -53,12 +59,12 @@ def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
             f"run {run_folder.name!r}: a slim network comes from the one mask of kernels of its plan: this has {found}"
         )
     task: Any = run.config.task
-    network = finished.network()
+    network = finished.network() if generation is None else _at_the_end(run, generation)
     try:
         slim, widths = extract(network, task.example(), shares[0])
     except ValueError as error:
         raise SettingError(f"run {run_folder.name!r}: {error}") from None
-    place = folder or run_folder / "slim"
+    place = folder or run_folder / ("slim" if generation is None else f"slim-generation{generation}")
     save_slim(place, slim, widths, task.network_recipe())
     slim = load_slim(place).eval()  # what is scored is what was written
     zeroed = without_forgotten(network, kept_channels(network, task.example(), shares[0]))
@@ -74,6 +80,17 @@ def slim_of(run_folder: Path, folder: Path | None = None) -> SlimNetwork:
         scores=_score(run, slim),
         whole_scores=_score(run, network),
     )
+
+
+def _at_the_end(run: Run, generation: int) -> nn.Module:
+    ends = generation_ends(run)
+    if not 0 <= generation < len(ends):
+        raise SettingError(f"run {run.folder.name!r} has generations 0 to {len(ends) - 1}, not {generation}")
+    end = ends[generation]
+    if end.wrong is not None:
+        advice = "" if run.config.checkpoints.keep_generations else "; checkpoints.keep_generations = True keeps them"
+        raise SettingError(f"run {run.folder.name!r}: the end of generation {generation}: {end.wrong}{advice}")
+    return end.network()
 
 
 def without_forgotten(network: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llf_ray.data.order import Draw, order
 from llf_ray.engine.base import Engine
@@ -103,8 +102,9 @@ class Prober:
         found = scores(before, members)
         records = [_record(step, BEFORE, Effect(name=BEFORE, before=found, after=found))]
 
-        def fresh(seed: int) -> Mapping[str, Tensor]:
-            return {name: value.to(self.team.device) for name, value in task.initial(seed).state_dict().items()}
+        def fresh(seed: int) -> nn.Module:
+            network: nn.Module = task.initial(seed)
+            return network.to(self.team.device)
 
         for one in probe.perturbations:
             if any(name not in (self._kept or ()) for name in one.needs):

@@ -33,6 +33,7 @@ EVERY = (
     Forget(select=EVERYTHING, fill="store", store="start"),
     Forget(select=Select(since="body"), keep=Saved(name="mask"), kept="store", fill="zero", store="start"),
     Forget(keep=Everything()),
+    Forget(select=EVERYTHING, fill="normal", std=0.02),
     KeepMask(store="new", source=Shuffled(of=Saved(name="mask"))),
     Adopt(store="new", run="runs/other"),
 )
@@ -244,6 +245,50 @@ def test_the_uniform_redraw_is_torchs_default_of_a_layer() -> None:
     drawn = after(Forget(select=Select(modules=("head",))))
     assert float(drawn["head.bias"].abs().max()) <= 1 / math.sqrt(7)
     assert float(drawn["head.weight"].abs().max()) <= 1 / math.sqrt(7)
+
+
+def test_a_normal_redraw_has_the_deviation_that_is_asked_for_and_its_own_key() -> None:
+    """As active forgetting draws an embedding; normalisers start as a new network's."""
+    net = nn.Sequential(nn.Embedding(500, 40), nn.LayerNorm(40), nn.Linear(40, 30))
+    fresh = {name: torch.full_like(value, 9) for name, value in net.state_dict().items()}
+
+    def drawn(generation: int, **how: Any) -> Mapping[str, Tensor]:
+        view = View(
+            slots=layout(net),
+            values=net.state_dict(),
+            fresh=lambda seed: fresh,
+            stores={},
+            seed=1,
+            key="k",
+            generation=generation,
+        )
+        return applied(Forget(select=Select(), fill="normal", std=0.02, **how)(view), dict(net.state_dict()))
+
+    values = drawn(1)
+    for name in ("0.weight", "2.weight"):
+        assert float(values[name].std()) == pytest.approx(0.02, rel=0.05)
+        assert abs(float(values[name].mean())) < 0.001
+    sorted_, normal = values["0.weight"].flatten().sort()[0], torch.distributions.Normal(0, 0.02)
+    ranks = (torch.arange(len(sorted_)) + 0.5) / len(sorted_)
+    assert float((normal.cdf(sorted_) - ranks).abs().max()) < 0.012, "Kolmogorov and Smirnov, 1 % of 20,000 draws"
+    assert 0 < float(values["2.bias"].abs().max()) < 0.1
+    assert torch.equal(values["1.weight"], fresh["1.weight"])
+    assert equal(dict(values), dict(drawn(1)))
+    assert not torch.equal(values["0.weight"], drawn(2)["0.weight"])
+    assert torch.equal(drawn(1, fixed=True)["0.weight"], drawn(2, fixed=True)["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"fill": "normal"}, "std = None: fill = 'normal' needs one"),
+        ({"std": 0.02}, "std = 0.02: fill = 'uniform' has none"),
+        ({"fill": "normal", "std": 0.0}, "std = 0.0: must be > 0"),
+    ],
+)
+def test_a_deviation_belongs_to_a_normal_redraw(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        Forget(**how)
 
 
 def test_forgotten_entries_lose_their_moments_and_kept_ones_do_not() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import llf_ray.recipes
 from llf_ray.config import SettingError, check, from_plain, override, to_plain
-from llf_ray.plan import Observed, Plan, Schedule, check_plan, compute, spans
+from llf_ray.plan import Observed, Plan, Schedule, check_plan, compute, locate, rates, spans
 from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.back_translation import BackTranslation
 from llf_ray.recipes.dense_sparse import DenseSparse
@@ -136,6 +136,21 @@ def test_levels_of_a_control_and_of_the_ticket_beside_it_are_as_long_as_the_tick
         if phase.generation:
             found.setdefault(phase.generation, []).append(steps)
     assert found == {level: [steps] * (2 if level < 5 else 1) for level, steps in lengths.items()}
+
+
+@pytest.mark.parametrize(("rewind", "k"), [(1.5, 527), (0.5, 176), (500 / 351, 500)])
+def test_a_rewound_level_is_the_first_levels_rest_to_the_step(rewind: float, k: int) -> None:
+    """The weights of step k, its rate, its place in the data, and as many steps; also at half an odd epoch."""
+    plan = compiled(IterativePruning(generations=4, epochs=4, rewind_epochs=rewind), per_epoch=351)
+    assert plan.steps == (k, *[4 * 351 - k] * 4)
+    first = locate(plan, k)
+    assert (first.index, first.stream) == (1, k)
+    for index, (start, stop) in enumerate(spans(plan)):
+        if index > 1:
+            for step in (0, 1, stop - start - 1):
+                beside, here = locate(plan, k + step), locate(plan, start + step)
+                assert here.stream == beside.stream
+                assert rates(plan, here) == rates(plan, beside)
 
 
 @pytest.mark.parametrize("recipe", [Seal(threshold="bodi"), LaterLayer(threshold="bodi"), Seal(threshold=9)])

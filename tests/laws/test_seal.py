@@ -16,7 +16,8 @@ from llf_ray.forget.groups import Select
 from llf_ray.plan import Curve, Length, Phase, Rule
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
-from tests.local import ADAMW, PER_EPOCH, SGD, Watch, changed, journal, settings, watched
+from llf_ray.train.adviser import read_cuts
+from tests.local import ADAMW, PER_EPOCH, SGD, Watch, changed, journal, settings, watched, whole
 from tests.toy import Toy
 
 EARLY = {"stem.0.weight", "stem.1.weight", "stem.1.bias"}
@@ -150,3 +151,14 @@ def test_a_phase_without_a_step_may_build_the_optimizer_anew(tmp_path: Path) -> 
     ]
     watch = watched(settings(phases), tmp_path / "run")
     assert [step for step, moments in enumerate(watch.moments) if not any(moments.values())] == [0, 2]
+
+
+@pytest.mark.parametrize("ascent", [0.75, 1.0])
+def test_an_ascent_of_no_more_than_an_epoch_ends_when_the_loss_has_grown(ascent: float, tmp_path: Path) -> None:
+    recipe = replace(SEAL, ascent_epochs=ascent, ascent_rate=20.0, warmup_epochs=0, loss_ratio=1.01)
+    config = settings(recipe)
+    folder = whole(config, tmp_path / "run")
+    (cut,) = read_cuts(folder)
+    assert START < cut.step < START + ascent * PER_EPOCH
+    phases = [(record["name"], record["step"]) for record in journal(folder, "phase")]
+    assert phases[1:] == [("ascent", START), ("descent", cut.step)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import llf_ray.cluster.apart
@@ -19,11 +20,13 @@ from llf_ray.cli import main
 from llf_ray.cluster.launch import held
 from llf_ray.cluster.outcome import read_outcome, write_outcome
 from llf_ray.config import SettingError
+from llf_ray.measures.language import ease_of_teaching
 from llf_ray.run import prepare
 from llf_ray.studies import forgetting, language
 from llf_ray.studies.claims import QUICK
 from llf_ray.studies.language import NEURAL, NONE, begin, carry_out, conclusions, markdown, study_of, write
 from llf_ray.studies.price import threads
+from llf_ray.tasks.language_game import LanguageGame
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 from tests.local import carry, stopping_at
@@ -120,6 +123,28 @@ def test_scores_are_those_of_the_runs(study: Study) -> None:
         assert found["scores"]["ease"]["1"] == pytest.approx(sum(curve) / len(curve))
         assert found["curve"]["steps"][-1] == 180
     assert all(len(arm["curve"]["steps"]) > 2 for arm in result["arms"].values()), "none is scored as others are"
+
+
+def test_new_receivers_learn_with_the_entropy_of_their_game(study: Study) -> None:
+    for name, entropy, other in (("none", 0.05, 0.1), ("base: none", 0.1, 0.05)):
+        game = study_of("quick").arms()[name].task
+        assert isinstance(game, LanguageGame)
+        teaching = json.loads((language._run_folder(study.folder, name) / "teaching.json").read_text())
+        learned = [
+            ease_of_teaching(
+                torch.tensor(teaching["messages"]),
+                game.features(),
+                num_symbols=game.symbols,
+                hidden=game.hidden,
+                num_candidates=game.candidates,
+                rectify=game.rectify,
+                num_receivers=3,
+                steps=40,
+                entropy=weight,
+            ).tolist()
+            for weight in (entropy, other)
+        ]
+        assert teaching["curves"] == learned[0] != learned[1]
 
 
 def test_a_stopped_study_goes_on_where_it_was(study: Study) -> None:

@@ -49,6 +49,28 @@ def test_the_slim_network_of_a_run_is_written_scored_and_read_back(run: Path) ->
     assert sum(p.numel() for p in network.parameters()) == found.parameters
 
 
+def test_the_slim_network_of_a_generation_is_that_of_a_run_that_ended_there(run: Path, tmp_path: Path) -> None:
+    """In front of the redraw that follows; the run's end is its last generation's."""
+    shorter = whole(replace(CONFIG, recipe=replace(KELS, generations=1)), tmp_path / "shorter")
+    words = ["slim", run.name, "--generation", "0", "--folder", str(run.parent)]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    first = load_slim(run / "slim-generation0").state_dict()
+    assert same_bits(first, load_slim(slim_of(shorter, tmp_path / "slim").folder).state_dict())
+    last = load_slim(slim_of(run, tmp_path / "last", generation=1).folder).state_dict()
+    assert same_bits(last, load_slim(slim_of(run, tmp_path / "end").folder).state_dict())
+    assert not torch.equal(first["layer1.0.conv1.weight"], last["layer1.0.conv1.weight"])
+
+
+def test_a_generation_whose_end_is_not_there_is_one_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="has generations 0 to 1, not 2"):
+        slim_of(run, generation=2)
+    lost = Path(shutil.copytree(run, tmp_path / "lost"))
+    for folder in (lost / "checkpoints").glob("step-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(SettingError, match=r"run 'lost': the end of generation 0: step-0\S* was not kept$"):
+        slim_of(lost, generation=0)
+
+
 def test_the_mask_that_was_held_is_that_of_the_slim_network(run: Path, tmp_path: Path) -> None:
     last = newest(run / "checkpoints")[0]
     assert last is not None

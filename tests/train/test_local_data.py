@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from llf_ray.plan import DataRule, Length, Phase, Rule
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
+from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import Comparison, Resources, group_rules, prepare
 from llf_ray.tasks.base import Role
 from tests.local import changed, settings, watched, whole
@@ -96,6 +98,15 @@ def test_shares_grow_into_one_another(tmp_path: Path) -> None:
     sets = [{i for d in draws if d.key[1] == g for i in d.indices.tolist()} for g in range(3)]  # type: ignore[index]
     assert [len(items) for items in sets] == [12, 24, 48]
     assert sets[0] < sets[1] < sets[2]
+
+
+def test_portions_that_arrive_join_those_that_are_there(tmp_path: Path) -> None:
+    """Shrink and perturb: rounds of equal length on a quarter more each."""
+    draws = drawn(ShrinkAndPerturb(generations=4, epochs=2), tmp_path / "run")
+    by_round = [{i for draw in draws[8 * g : 8 * g + 8] for i in draw.indices.tolist()} for g in range(4)]
+    assert len(draws) == 32
+    assert [len(items) for items in by_round] == [12, 24, 36, 48]
+    assert all(before < now for before, now in pairwise(by_round))
 
 
 def test_accumulation_divides_the_same_batches(tmp_path: Path) -> None:
