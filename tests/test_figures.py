@@ -26,11 +26,14 @@ from llf_ray.figures import (
     Lane,
     Line,
     Marks,
+    Objects,
+    Scene,
     Segmented,
     Timeline,
     comparison,
     courses,
     depths,
+    detections,
     draw_probes,
     draw_run,
     intervals,
@@ -652,3 +655,48 @@ def test_segmented_images_have_a_row_each_and_a_colour_for_each_class_that_occur
     assert legend == {*names[:12], names[-1]}
     if cut:
         assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["1", "2", "3", "4", "5", "6"]
+
+
+# ----------------------------------------------------------------------------------------------------------- detections
+
+
+def scene(classes=1, *, depth=True, channels=1):
+    """A grey image with two objects, one of them found a little to the right."""
+    pixels = np.full((40, 60, channels), 90, dtype=np.uint8)
+    masks = np.zeros((2, 40, 60), dtype=bool)
+    masks[0, 5:20, 4:24], masks[1, 22:38, 40:58] = True, True
+    boxes = np.array([[4, 5, 24, 20], [40, 22, 58, 38]], dtype=np.float32)
+    truth = Objects(boxes=boxes, labels=np.array([0, classes - 1]), masks=masks)
+    found = Objects(boxes=boxes[:1] + 2, labels=np.array([0]), masks=None, scores=np.array([0.875]))
+    cut = np.array([[5, 1, 1], [2, 5, 5]])
+    return Scene(pixels=pixels, truth=truth, found=found, depth=cut if depth else None, covered=(48, 72), blocks=5)
+
+
+def test_objects_are_drawn_where_they_are(drawn, tmp_path):
+    path = detections("Two", [scene(2), scene(2)], ("shirt", "ankle boot"), tmp_path / "figure.png")
+    assert path.exists()
+    (figure,) = drawn
+    axes = figure.axes
+    assert len(axes) == 6
+    boxes = [patch.get_bbox().extents.tolist() for patch in axes[0].patches]
+    assert boxes == [[3.5, 4.5, 23.5, 19.5], [39.5, 21.5, 57.5, 37.5]], "edges of pixels, not their centres"
+    assert [text.get_text() for text in axes[0].texts] == ["shirt", "ankle boot"]
+    assert [text.get_text() for text in axes[1].texts] == ["shirt 88 %"]
+    veiled = axes[0].get_images()[-1].get_array()[..., 3] > 0
+    assert veiled.sum() == 15 * 20 + 16 * 18
+    veil = axes[2].get_images()[-1]
+    assert veil.get_extent() == [-0.5, 71.5, 47.5, -0.5], "patches reach beyond the image"
+    assert axes[2].get_xlim() == (-0.5, 59.5)
+    alphas = veil.get_array()[..., 3]
+    assert alphas[0, 1] > alphas[1, 0] > alphas[0, 0] == 0, "the earlier cut, the thicker"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["1", "2", "all 5"]
+
+
+def test_one_class_needs_no_names_and_a_dense_network_no_third_column(drawn, tmp_path):
+    detections("One", [scene(depth=False, channels=3)], ("nucleus",), tmp_path / "figure.png")
+    (figure,) = drawn
+    assert len(figure.axes) == 2
+    assert not figure.axes[0].texts
+    first, second = (patch.get_edgecolor() for patch in figure.axes[0].patches)
+    assert first != second

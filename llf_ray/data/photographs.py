@@ -20,7 +20,7 @@ from llf_ray.data.base import DataSet, Pixels, Role, Stack, check_settings, few,
 from llf_ray.data.order import Indices, below, uniform
 from llf_ray.data.sample import FashionSample
 
-__all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_folder"]
+__all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_blocks", "photograph_folder"]
 
 # Those of scikit-image's photographs that are in its wheel and lossless: a JPEG's pixels would depend on the
 # decoder.
@@ -110,7 +110,7 @@ class FashionOnPhotographs:
 
     def _backgrounds(self, role: Role, numbers: Indices) -> Pixels:
         """One crop an item, from a block of the role."""
-        blocks = self._blocks(role)
+        blocks = photograph_blocks(role, BLOCK, (_PHOTOGRAPHS, self.seed, _OWNER))
         chosen = blocks[below(len(blocks), self._key(_BLOCK, role), numbers)]
         places = BLOCK - self.size + 1
         top, left = (below(places, self._key(stream, role), numbers) for stream in (_CROP_TOP, _CROP_LEFT))
@@ -118,13 +118,14 @@ class FashionOnPhotographs:
         crops = windows[numbers, top, left][..., None]
         return (crops * np.float64(self.light)).astype(np.uint8)
 
-    def _blocks(self, role: Role) -> Pixels:
-        """The blocks of all photographs that belong to a role: (blocks, BLOCK, BLOCK)."""
-        folder = photograph_folder()
-        blocks = np.concatenate([_cut_into_blocks(_grey(folder, name)) for name in PHOTOGRAPHS])
-        low, high = ROLE_SHARES[role]
-        owner = uniform((_PHOTOGRAPHS, self.seed, _OWNER), np.arange(len(blocks)))
-        return blocks[(owner >= low) & (owner < high)]
+
+def photograph_blocks(role: Role, side: int, key: tuple[int, ...]) -> Pixels:
+    """The blocks of all photographs that belong to a role, each to one, by draws of this key: (blocks, side, side)."""
+    folder = photograph_folder()
+    blocks = np.concatenate([_cut_into_blocks(_grey(folder, name), side) for name in PHOTOGRAPHS])
+    low, high = ROLE_SHARES[role]
+    owner = uniform(key, np.arange(len(blocks)))
+    return blocks[(owner >= low) & (owner < high)]
 
 
 def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pixels:
@@ -166,7 +167,7 @@ def _grey(folder: Path, name: str) -> Pixels:
     return read_image(file, channels=1)[:, :, 0]
 
 
-def _cut_into_blocks(photograph: Pixels) -> Pixels:
-    rows, columns = (length // BLOCK for length in photograph.shape)
-    whole = photograph[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    return whole.transpose(0, 2, 1, 3).reshape(-1, BLOCK, BLOCK)
+def _cut_into_blocks(photograph: Pixels, side: int) -> Pixels:
+    rows, columns = (length // side for length in photograph.shape)
+    whole = photograph[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return whole.transpose(0, 2, 1, 3).reshape(-1, side, side)

@@ -116,7 +116,7 @@ class Segmentation:
         with torch.device("meta"):
             network = self.skeleton()
         self._check_sizes(network)
-        fitting(network, self.start, self._head(network))
+        fitting(network, self.start, self.new_modules(network))
         if isinstance(self.start, Pretrained):
             self._model.model.check_pretrained()
 
@@ -156,7 +156,7 @@ class Segmentation:
                 torch.default_generator.manual_seed(seed)
                 return self._segmenter(self._model.make_pretrained)
         network = self.initial(seed)
-        load_into(network, self.start, self._head(network))
+        load_into(network, self.start, self.new_modules(network))
         return network
 
     def num_items(self, role: Role) -> int:
@@ -269,7 +269,8 @@ class Segmentation:
         num_classes = len(self._classes)
         return Segmenter(make(0, self.data.channels, outputs=num_classes), num_classes)
 
-    def _head(self, network: Any) -> tuple[str, ...]:
+    def new_modules(self, network: Any) -> tuple[str, ...]:
+        """Names of the decoder and of pruning modules: what somebody else's weights may lack."""
         return ("head", *(f"backbone.{name}" for name in self._model.head(network.backbone)))
 
     def _in_own_size(self, scores: Tensor, batch: MaskBatch) -> Iterator[tuple[Tensor, Tensor]]:

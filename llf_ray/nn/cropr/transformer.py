@@ -135,8 +135,8 @@ class Cropped(nn.Module):
                 scores = class_attention(found, prefix)
             else:
                 tokens = self._through(block, tokens, own)
-                if number not in targets or (target == alive and not cropping.learns):
-                    continue  # nothing to cut, and no auxiliary answer to give
+                if number not in targets or (target == alive and not (detailed and cropping.learns)):
+                    continue
                 scores = self._scored(block, number, tokens, where, flatness, auxiliary, detailed)
             if target < alive:
                 chosen, others = ranked(scores, target, both=cropping.fusion or depth is not None)
