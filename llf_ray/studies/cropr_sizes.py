@@ -128,7 +128,8 @@ def _segmentation(data: Any, *, start: float, tuning: float) -> Family:
     )
 
     def arm(**changes: Any) -> Any:
-        return _with(task, Cropping(schedule=Steady(rate=13), queries="patches", ramp=round(tuning / 2), **changes))
+        cut = Steady(rate=13, after=(1, 2, 3, 4))  # with and without fusion, which by itself leaves out block 5
+        return _with(task, Cropping(schedule=cut, queries="patches", ramp=round(tuning / 2), **changes))
 
     return Family(
         name="segmentation",
