@@ -23,12 +23,12 @@ config = RunConfig(
         data=CamVid(),
         augment=MaskAugment(size=96, scale=(0.75, 1.5), colour=0.0),
     ),
-    recipe=Long(generations=1, epochs=20, warmup_epochs=1),
+    recipe=Long(generations=1, epochs=10, warmup_epochs=1),
     optim=Optim(name="adamw", lr=1.5e-3, weight_decay=0.05, decay="matrices"),
     engine=EngineSettings(batch=8, clip=1.0),
     resources=Resources(workers=2),
     checkpoints=Checkpoints(keep_generations=False),
-    tracking=Tracking(evaluate_every=10),
+    tracking=Tracking(evaluate_every=5),
 )
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ config = replace(
         dense.task,
         model=CroppedTransformer(
             model=dense.task.model,
-            cropping=Cropping(schedule=Steady(rate=13), queries="patches", ramp=5),
+            cropping=Cropping(schedule=Steady(rate=13), queries="patches", ramp=2),
         ),
         start=FromRun(run="runs/segmentation-camvid", head="fresh"),
     ),
-    recipe=Long(generations=1, epochs=10, warmup_epochs=1),
-    optim=replace(dense.optim, lr=7e-4),
+    recipe=Long(generations=1, epochs=6, warmup_epochs=1),
+    optim=replace(dense.optim, lr=1e-3),
 )
 
 if __name__ == "__main__":

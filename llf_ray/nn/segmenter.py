@@ -29,6 +29,10 @@ class Segmenter(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether blocks compute their activations again in the backward pass rather than keep them."""
+        self.backbone.set_grad_checkpointing(enable)
+
     def forward(self, x: Tensor, *, kept: tuple[int, ...] | None = None, detailed: bool = False) -> Any:
         """Class scores of every pixel, (B, classes, H, W), of images (B, C, H, W).
 

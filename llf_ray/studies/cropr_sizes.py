@@ -128,17 +128,13 @@ def _segmentation(data: Any, *, start: float, tuning: float) -> Family:
     )
 
     def arm(**changes: Any) -> Any:
-        return _with(
-            task,
-            Cropping(
-                schedule=Steady(rate=13, after=(1, 2, 3, 4)), queries="patches", ramp=round(tuning / 2), **changes
-            ),
-        )
+        cut = Steady(rate=13, after=(1, 2, 3, 4))  # with and without fusion, which by itself leaves out block 5
+        return _with(task, Cropping(schedule=cut, queries="patches", ramp=round(tuning / 3), **changes))
 
     return Family(
         name="segmentation",
         question="Can the class of every pixel be told by tokens that left on the way?",
-        base=_base(Long(generations=1, epochs=tuning, warmup_epochs=min(1, tuning / 4)), task, batch=8, lr=7e-4),
+        base=_base(Long(generations=1, epochs=tuning, warmup_epochs=min(1, tuning / 4)), task, batch=8, lr=1e-3),
         arms={
             DENSE: task,
             "cropr_fusion": arm(),
@@ -277,7 +273,7 @@ def _small(seeds: tuple[int, ...]) -> CroprStudy:
     told = ["6,000 images of clothes on photographs" if items else "2,000 bundled images of clothes on photographs"]
     families = [family]
     for mark, words, make_family in (
-        ("camvid/train", "CamVid", lambda: _segmentation(CamVid(), start=20, tuning=10)),
+        ("camvid/train", "CamVid", lambda: _segmentation(CamVid(), start=10, tuning=6)),
         ("nuclei/images", "nuclei", lambda: _instances(_nuclei(), start=10, tuning=5)),
         ("coco128/instances_train2017.json.gz", "32 photographs of COCO128", _by_heart),
     ):
