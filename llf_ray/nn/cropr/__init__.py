@@ -1,6 +1,7 @@
 """Token Cropr: vision transformers of timm that lose tokens (Bergner et al., arXiv:2412.00965)."""
 
-from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, lengths
+from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, image_shape, lengths
+from llf_ray.nn.cropr.latency import rate_for_latency, relative_time
 from llf_ray.nn.cropr.module import Cropr, CroprOptions, Scorer
 from llf_ray.nn.cropr.schedule import Budget, EarlyCut, KeepRate, Lengths, Schedule, Shape, Steady, places
 from llf_ray.nn.cropr.stripped import strip
@@ -25,10 +26,13 @@ __all__ = [
     "apply",
     "block_costs",
     "count",
+    "image_shape",
     "lengths",
     "module_names",
     "places",
+    "rate_for_latency",
     "refusal",
+    "relative_time",
     "shape_of",
     "strip",
 ]

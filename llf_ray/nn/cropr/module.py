@@ -89,14 +89,14 @@ class Cropr(nn.Module):
 
     @torch.no_grad()
     def scores(self, tokens: Tensor) -> Tensor:
-        """Which tokens to keep, highest first: (B, M) for tokens (B, M, D), raw logits summed over queries."""
+        """Scores, (B, M), of tokens (B, M, D): raw logits summed over queries, and the highest are to be kept."""
         return self.norm(tokens) @ self.direction().to(tokens.dtype)
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores of ``tokens``, (B, M), and the auxiliary task's answer, (B, N, outputs), from the tokens ``seen``.
 
         Args:
-            tokens: the patches that may be cut, (B, M, D).
+            tokens: behind the block, (B, M, D).
             seen: what the aggregator looks at, (B, M', D); None: no answer is wanted.
         """
         scores = self.scores(tokens)
