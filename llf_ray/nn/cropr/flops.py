@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from llf_ray.nn.cropr.schedule import Shape
@@ -47,18 +49,29 @@ def count(model: nn.Module, images: Sequence[int]) -> Count:
     return _counted(model, run)
 
 
+class _Flat(TorchFunctionMode):
+    """Gives linear layers contiguous tokens: of others they make batched products, which look like attention's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            args = (args[0].contiguous(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
 def _counted(module: nn.Module, run: Any) -> Count:
     """Multiply-adds of ``run(device, dtype)`` over a module in evaluation mode, by torch's counter."""
-    like = next(module.parameters())
-    training = module.training
-    module.eval()
+    like, training = next(module.parameters()), module.training
+    learning = [value for value in module.parameters() if value.requires_grad]
+    module.eval().requires_grad_(False)  # the counter stumbles over views of parameters that learn
     faked = nullcontext() if like.is_meta else FakeTensorMode(allow_non_fake_inputs=True)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mv: _mv})
     try:
-        with torch.no_grad(), faked, counter:
+        with torch.no_grad(), faked, counter, _Flat():
             run(like.device, like.dtype)
     finally:
         module.train(training)
+        for value in learning:
+            value.requires_grad_()
     linear = attention = 0
     for operation, flops in counter.get_flop_counts().get("Global", {}).items():
         if any(word in str(operation) for word in _ATTENTION):
@@ -123,13 +136,15 @@ def image_shape(model: Any) -> tuple[int, int, int]:
 def block_costs(model: Any) -> BlockCosts:
     """The costs of a timm vision transformer's blocks, taken from one pass of each."""
     width, probe = model.embed_dim, 16
-    found = []
+    kinds: dict[str, Count] = {}
     for block in model.blocks:
 
         def run(device: torch.device, dtype: torch.dtype, block: nn.Module = block) -> None:
             block(torch.empty(1, probe, width, device=device, dtype=dtype))
 
-        found.append(_counted(block, run))
+        if str(block) not in kinds:  # most blocks are alike
+            kinds[str(block)] = _counted(block, run)
+    found = [kinds[str(block)] for block in model.blocks]
 
     def embed(device: torch.device, dtype: torch.dtype) -> None:
         model.patch_embed(torch.empty(1, *image_shape(model), device=device, dtype=dtype))

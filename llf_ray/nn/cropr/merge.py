@@ -24,7 +24,7 @@ class Matching:
 
     def __init__(self, source: Tensor, target: Tensor, rest: Tensor, prefix: int) -> None:
         """Numbers of patches, without the prefix: ``source`` and ``target`` (B, R) become one, ``rest`` (B, M - R)
-        stays, targets among it.
+        stays, targets among it: what is left of the first set, closest first, and the second set.
         """
         self.source, self.target, self.rest, self.prefix = source, target, rest, prefix
 

@@ -90,7 +90,7 @@ class Cropr(nn.Module):
     @torch.no_grad()
     def scores(self, tokens: Tensor) -> Tensor:
         """Scores, (B, M), of tokens (B, M, D): raw logits summed over queries, and the highest are to be kept."""
-        return self.norm(tokens) @ self.direction().to(tokens.dtype)
+        return _along(self.norm(tokens), self.direction())
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores of ``tokens``, (B, M), and the auxiliary task's answer, (B, N, outputs), from the tokens ``seen``.
@@ -137,13 +137,20 @@ class Scorer(nn.Module):
     @classmethod
     def of(cls, module: Cropr) -> Scorer:
         """The scorer that ranks tokens as ``module`` does."""
-        scorer = cls(module.queries.shape[1], norm=module.options.norm)
+        like = module.queries
+        scorer = cls(like.shape[1], norm=module.options.norm).to(like.device, like.dtype)
         with torch.no_grad():
             direction = module.direction()
             scale = module.norm.weight if isinstance(module.norm, nn.LayerNorm) else 1.0
             scorer.direction.copy_(direction * scale)
-        return scorer.to(module.queries.device, module.queries.dtype)
+        return scorer
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores, (B, M); it has no answer to an auxiliary task."""
-        return self.norm(tokens) @ self.direction.to(tokens.dtype), None
+        return _along(self.norm(tokens), self.direction), None
+
+
+def _along(tokens: Tensor, direction: Tensor) -> Tensor:
+    """Products of all tokens with one vector, (B, M): one matrix times a vector, however tokens lie in memory."""
+    batch, length, width = tokens.shape
+    return tokens.reshape(-1, width).mv(direction.to(tokens.dtype)).view(batch, length)

@@ -52,7 +52,7 @@ def cropped(model: Any, image: Tensor, kept: dict[int, int], *, fusion: bool, se
         first = sequence[: {"class": classes, "prefix": prefix, "patches": 0}[sees]]
         cut.answers.append(gathered(block.cropr, torch.cat([first, sequence[prefix:]]).detach()))
         scores = raw_scores(block.cropr, sequence[prefix:].detach())
-        order = sorted(range(len(alive)), key=lambda place: -float(scores[place]))
+        order = sorted(range(len(alive)), key=lambda place: -scores[place].item())
         pruned += [alive[place] for place in order[kept[number] :]]
         cut.depths.update({alive[place][0]: number for place in order[kept[number] :]})
         alive = [alive[place] for place in order[: kept[number]]]

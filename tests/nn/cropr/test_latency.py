@@ -12,9 +12,9 @@ from llf_ray.nn.cropr import Cropping, Cropr, EarlyCut, Steady, apply, latency, 
 from tests.nn.cropr.families import made
 
 
-def network(**changed: Any) -> Any:
+def network(size: int = 128, width: int = 48, **changed: Any) -> Any:
     settings = {"schedule": Steady(rate=1), "fusion": False, **changed}
-    return apply(made("AugReg", img_size=128), Cropping(**settings), outputs=2).float()
+    return apply(made("AugReg", img_size=size, embed_dim=width), Cropping(**settings), outputs=2).float()
 
 
 def proportional(model: Any, kept: tuple[int, ...], other: tuple[int, ...], **_: Any) -> float:
@@ -54,11 +54,11 @@ def test_the_smallest_rate_that_is_fast_enough(monkeypatch, schedule, share):
 
 
 def test_a_real_clock_finds_a_rate_that_is_fast_enough_and_leaves_the_model_alone():
-    model = network().train()
-    found = rate_for_latency(model, 0.75, batch=4, rounds=5)
-    assert 0 < found.rate <= 20
+    model = network(size=256, width=192).train()
+    found = rate_for_latency(model, 0.75, rounds=5)
+    assert 0 < found.rate <= 84
     shape = model._shape(model.grid)
-    fast = relative_time(model.eval(), found.kept(shape), (64, 64, 64), batch=4, rounds=9)
+    fast = relative_time(model.eval(), found.kept(shape), (256, 256, 256), rounds=9)
     assert fast < 0.9, "of a noisy machine"
     assert all(isinstance(model.blocks[number].cropr, Cropr) for number in range(3))
     assert torch.is_grad_enabled()

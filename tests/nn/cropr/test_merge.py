@@ -26,11 +26,12 @@ def slow_merged(keys: Tensor, tokens: Tensor, sizes: Tensor, number: int, prefix
         likeness = {b: float(torch.cosine_similarity(metric[a], metric[b], dim=0)) for b in odd}
         best = max(likeness, key=lambda b: likeness[b])
         nearest[a] = (likeness[best], best)
-    gone = sorted(even, key=lambda a: -nearest[a][0])[:number]
+    closest = sorted(even, key=lambda a: -nearest[a][0])
+    gone = closest[:number]
     groups = {place: {place} for place in range(len(metric)) if place not in gone}
     for a in gone:
         groups[nearest[a][1]].add(a)
-    places = [place for place in even if place not in gone] + list(odd)
+    places = closest[number:] + list(odd)
     rows, weights = [*tokens[:prefix]], [*sizes[:prefix]]
     for place in places:
         members = sorted(groups[place])

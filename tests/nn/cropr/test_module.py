@@ -78,17 +78,6 @@ def test_scores_carry_no_gradient_and_answers_stop_at_the_entrance():
     assert module.queries.grad.any()
 
 
-@pytest.mark.parametrize("options", OPTIONS[::5], ids=str)
-def test_gradients_of_the_answer_are_right(options):
-    module, given = noisy(options, queries=2), tokens(batch=1, number=4)
-    names = [name for name, _ in module.named_parameters()]
-
-    def answer(*values: Tensor) -> Tensor:
-        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (given, given))[1]
-
-    assert torch.autograd.gradcheck(answer, tuple(value.detach().requires_grad_() for value in module.parameters()))
-
-
 def test_a_module_starts_as_published():
     torch.manual_seed(0)
     module = Cropr(256, 100, 512)

@@ -180,18 +180,11 @@ def test_an_aggregator_sees_the_prefix_tokens_that_it_may(sees):
                 torch.testing.assert_close(answer[number], wanted, rtol=1e-9, atol=1e-9)
 
 
-class Still(nn.Module):
-    """A block that leaves tokens as they are."""
-
-    def forward(self, tokens: Tensor, **_: Any) -> Tensor:
-        return tokens
-
-
 @pytest.mark.parametrize("family", ["AugReg", "SigLIP", "DINOv2 with registers", "EVA-02"])
 def test_position_coded_tokens_come_back_in_raster_order(family):
     model = pruned(family, Cropping(schedule=Steady(rate=3)))
     for block in model.blocks:
-        block.forward = Still()
+        block.forward = lambda tokens, **_: tokens
     model.norm = nn.Identity()
     codes = torch.arange(PATCHES, dtype=torch.float64)[:, None] * torch.ones(model.embed_dim, dtype=torch.float64)
     codes = codes + torch.randn(4, PATCHES, model.embed_dim, dtype=torch.float64) * 1e-3  # each image its own order
@@ -313,9 +306,9 @@ def test_of_a_frozen_network_only_the_modules_learn_and_the_loss_falls():
         value.requires_grad_(name.startswith(modules))
     before = {name: value.clone() for name, value in model.named_parameters()}
     images, labels = pictures(model, 8).float(), torch.arange(8) % 3
-    adam = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=3e-3)
+    adam = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=5e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(20):
         answers = model(images, detailed=True).auxiliary
         loss = sum(F.cross_entropy(answer[:, 0], labels) for answer in answers)
         adam.zero_grad()
