@@ -165,6 +165,8 @@ class Cropped(nn.Module):
         flatness = patch_variance(images, shape) if cropping.selector == "variance" else None
         sizes = tokens.new_ones(tokens.shape[:2]) if cropping.selector == "merge" else None
         depth = None if where is None or not detailed or sizes is not None else torch.full_like(where, len(self.blocks))
+        each = torch.arange(len(tokens), device=tokens.device)[:, None]  # images, by number
+        first = torch.arange(prefix, device=tokens.device).expand(len(tokens), -1) if prefix else None
         rope, moved = table, False
         stash: list[tuple[Tensor, Tensor | None]] = []
         auxiliary: list[Tensor] = []
@@ -190,10 +192,12 @@ class Cropped(nn.Module):
                 continue
             chosen, others = ranked(scores, target, both=cropping.fusion or depth is not None)
             if cropping.fusion and others is not None:
-                stash.append((_picked(tokens, others + prefix), None if where is None else where.gather(1, others)))
+                place = None if where is None else where.gather(1, others)
+                stash.append((_picked(tokens, others + prefix, each), place))
             if depth is not None and others is not None and where is not None:
                 depth = depth.scatter(1, where.gather(1, others), number)
-            tokens, alive = _kept_with_prefix(tokens, chosen, prefix), target
+            rows = chosen + prefix if first is None else torch.cat([first, chosen + prefix], 1)
+            tokens, alive = _picked(tokens, rows, each), target
             if where is not None:
                 where, moved = where.gather(1, chosen), True
         return tokens, auxiliary, where, depth, shape
@@ -476,22 +480,14 @@ def _kept(schedule: Schedule, shape: Shape) -> tuple[int, ...]:
     return schedule.kept(shape)
 
 
-def _picked(tokens: Tensor, which: Tensor) -> Tensor:
-    """Tokens by number, (B, K, D) of (B, M, D), each image its own (B, K).
+def _picked(tokens: Tensor, which: Tensor, each: Tensor) -> Tensor:
+    """Tokens by number, (B, K, D) of (B, M, D), each image its own (B, K); ``each`` numbers the images, (B, 1).
 
     Rows of one long matrix are copied whole; `torch.gather` would look each of its numbers up.
     """
     batch, length, width = tokens.shape
-    rows = which + torch.arange(batch, device=which.device)[:, None] * length
-    return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(batch, -1, width)
-
-
-def _kept_with_prefix(tokens: Tensor, chosen: Tensor, prefix: int) -> Tensor:
-    """The prefix and the patches ``chosen``, (B, K)."""
-    if not prefix:
-        return _picked(tokens, chosen)
-    first = torch.arange(prefix, device=chosen.device).expand(len(chosen), -1)
-    return _picked(tokens, torch.cat([first, chosen + prefix], 1))
+    rows = torch.add(which, each, alpha=length).flatten()
+    return tokens.reshape(-1, width).index_select(0, rows).view(batch, -1, width)
 
 
 def _rows_of(table: Tensor, where: Tensor | None, cut: bool) -> Tensor:
