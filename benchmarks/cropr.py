@@ -27,10 +27,8 @@ __all__ = ["measure"]
 
 MODELS = {"ViT-Ti": "vit_tiny_patch16_224", "ViT-S": "vit_small_patch16_224", "ViT-B": "vit_base_patch16_224"}
 SIDES = (224, 384)  # pixels
-LARGE, HELD = (
-    32,
-    150e9,
-)  # images a batch; on a CPU fewer, so that a dense forward pass takes at most so many multiply-adds
+LARGE = 32  # images a batch
+HELD = 80e9  # multiply-adds of a dense forward pass at most: on a CPU batches of large models are smaller
 SECONDS = 5.0  # that one comparison may take on a CPU, before which it still has `FEWEST` rounds
 FEWEST = 4
 PER_SECOND = 30e9  # multiply-adds of one thread, roughly: only the number of rounds depends on it

@@ -106,7 +106,7 @@ class Cropr(nn.Module):
         seen = self.norm(seen.detach() if self.options.detach else seen)
         queries, keys, values = self.query(self.queries), self.key(seen), self.value(seen)
         gathered = F.scaled_dot_product_attention(
-            self._in_heads(queries[None].expand(len(seen), -1, -1).to(keys.dtype)),
+            self._in_heads(queries[None].expand(seen.shape[0], -1, -1).to(keys.dtype)),
             self._in_heads(keys),
             self._in_heads(values),
         )
@@ -137,8 +137,7 @@ class Scorer(nn.Module):
     @classmethod
     def of(cls, module: Cropr) -> Scorer:
         """The scorer that ranks tokens as ``module`` does."""
-        like = module.queries
-        scorer = cls(like.shape[1], norm=module.options.norm).to(like.device, like.dtype)
+        scorer = cls(module.queries.shape[1], norm=module.options.norm).to(module.queries.device, module.queries.dtype)
         with torch.no_grad():
             direction = module.direction()
             scale = module.norm.weight if isinstance(module.norm, nn.LayerNorm) else 1.0

@@ -161,12 +161,12 @@ class Cropped(nn.Module):
             kept = self.kept if shape == self.grid else _lengths(cropping, cropping.schedule, self._shape(shape))
         targets = dict(zip(self.after, kept, strict=True))
         needed = table is not None or detailed or grid or cropping.selector == "variance"
-        where = torch.arange(alive, device=tokens.device).expand(len(tokens), -1) if needed else None
+        where = torch.arange(alive, device=tokens.device).expand(tokens.shape[0], -1) if needed else None
         flatness = patch_variance(images, shape) if cropping.selector == "variance" else None
         sizes = tokens.new_ones(tokens.shape[:2]) if cropping.selector == "merge" else None
         depth = None if where is None or not detailed or sizes is not None else torch.full_like(where, len(self.blocks))
-        each = torch.arange(len(tokens), device=tokens.device)[:, None]  # images, by number
-        first = torch.arange(prefix, device=tokens.device).expand(len(tokens), -1) if prefix else None
+        each = torch.arange(tokens.shape[0], device=tokens.device)[:, None]  # images, by number
+        first = torch.arange(prefix, device=tokens.device).expand(tokens.shape[0], -1) if prefix else None
         rope, moved = table, False
         stash: list[tuple[Tensor, Tensor | None]] = []
         auxiliary: list[Tensor] = []
@@ -499,8 +499,8 @@ def _rows_of(table: Tensor, where: Tensor | None, cut: bool) -> Tensor:
     if not cut or where is None:
         return table
     if table.dim() == 2:
-        return table.index_select(0, where.flatten()).view(len(where), 1, -1, table.shape[-1])
-    rows = table.index_select(1, where.flatten()).view(len(table), len(where), -1, table.shape[-1])
+        return table.index_select(0, where.flatten()).view(where.shape[0], 1, -1, table.shape[-1])
+    rows = table.index_select(1, where.flatten()).view(table.shape[0], where.shape[0], -1, table.shape[-1])
     return rows.transpose(0, 1)
 
 
