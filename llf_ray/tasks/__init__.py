@@ -2,6 +2,7 @@
 
 from llf_ray.tasks.classification import (
     Classification,
+    CroppedTransformer,
     Fresh,
     FromFile,
     FromRun,
@@ -10,11 +11,15 @@ from llf_ray.tasks.classification import (
     SmallResNet,
     TimmModel,
 )
+from llf_ray.tasks.detection import Detection
 from llf_ray.tasks.language_game import LanguageGame
+from llf_ray.tasks.segmentation import Segmentation
 from llf_ray.tasks.translation import Recurrent, Translation
 
 __all__ = [
     "Classification",
+    "CroppedTransformer",
+    "Detection",
     "Fresh",
     "FromFile",
     "FromRun",
@@ -22,6 +27,7 @@ __all__ = [
     "MultiLayerPerceptron",
     "Pretrained",
     "Recurrent",
+    "Segmentation",
     "SmallResNet",
     "TimmModel",
     "Translation",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import tee
 from typing import Any
@@ -26,11 +26,12 @@ from llf_ray.data.sample import FashionSample
 from llf_ray.nn.normaliser import freeze, normaliser_of, recalibrate
 from llf_ray.plan import FREEZE, RECALIBRATE, Pass
 from llf_ray.tasks.base import Tally, tally
-from llf_ray.tasks.models import Model, MultiLayerPerceptron, Normalised, SmallResNet, TimmModel
+from llf_ray.tasks.models import CroppedTransformer, Model, MultiLayerPerceptron, Normalised, SmallResNet, TimmModel
 from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into
 
 __all__ = [
     "Classification",
+    "CroppedTransformer",
     "Fresh",
     "FromFile",
     "FromRun",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 PASSES = (FREEZE, RECALIBRATE)
+OF_TIMM = (TimmModel, CroppedTransformer)  # networks that may have pretrained weights
 NUM_MEASURED = 512  # images whose pixels give mean and deviation, for sets that are not in memory
 
 
@@ -86,7 +88,7 @@ class Classification:
                 )
         if self.std is not None and min(self.std) <= 0:
             raise SettingError(f"std = {self.std!r}: must be > 0")
-        if isinstance(self.start, Pretrained) and not isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and not isinstance(self.model, OF_TIMM):
             raise SettingError(
                 f"start = Pretrained(): only timm's models have pretrained weights, not {type(self.model).__name__}"
             )
@@ -119,7 +121,7 @@ class Classification:
             network = self.skeleton()
         self._check_sizes(network, len(classes))
         fitting(network, self.start, self.model.head(network))
-        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
             self.model.check_pretrained()
 
     def _check_sizes(self, network: nn.Module, num_classes: int) -> None:
@@ -163,6 +165,10 @@ class Classification:
         """An empty image as the network sees it, (1, C, H, W): how its layers are wired shows in it."""
         return torch.zeros(1, self.data.channels, *self._image_size)
 
+    def new_modules(self, network: nn.Module) -> tuple[str, ...]:
+        """Names of classifier and pruning modules: what somebody else's weights may lack."""
+        return self.model.head(network)
+
     def skeleton(self) -> nn.Module:
         return self.model.make(len(self._classes), self.data.channels)
 
@@ -172,7 +178,7 @@ class Classification:
             return self.skeleton()
 
     def build(self, seed: int) -> nn.Module:
-        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 return self.model.make_pretrained(len(self._classes), self.data.channels)
@@ -184,17 +190,29 @@ class Classification:
         return len(self._items(role).labels)
 
     def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[ImageBatch]:
-        if not self.mixup and not self.cutmix:
-            return self._plain_batches(role, draws, device)
         asked, given = tee(draws)
-        pairs = zip(given, self._plain_batches(role, asked, device), strict=True)
+        read = zip(given, self._plain_batches(role, asked, device), strict=True)
+        pairs = ((draw, replace(batch, key=draw.key)) for draw, batch in read)
+        if not self.mixup and not self.cutmix:
+            return (batch for _, batch in pairs)
         return mixed(pairs, len(self._classes), mixup=self.mixup, cutmix=self.cutmix)
 
     def loss(self, model: nn.Module, batch: ImageBatch) -> tuple[Tensor, Mapping[str, Tally]]:
-        scores = model(batch.images)
+        scores, losses = self._losses(model, batch)
+        return losses[0] + sum(losses[1:]), _watched(scores, batch, losses)
+
+    def _losses(self, model: nn.Module, batch: ImageBatch) -> tuple[Tensor, list[Tensor]]:
+        """Class scores, the task's own loss, and that of each auxiliary head, which has the same target."""
+        auxiliary: tuple[Tensor, ...] = ()
+        if isinstance(self.model, CroppedTransformer):
+            seen = model(batch.images, kept=self.model.kept(model, batch.key), detailed=True)
+            scores, auxiliary = seen.output, tuple(answer.mean(1) for answer in seen.auxiliary)
+        else:
+            scores = model(batch.images)
         target = batch.labels if batch.blended is None else batch.blended
-        loss = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
-        return loss, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+        return scores, [
+            F.cross_entropy(given, target, label_smoothing=self.label_smoothing) for given in (scores, *auxiliary)
+        ]
 
     def pairs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """What a network is given and what it should say, (B, C, H, W) and (B,): for measures."""
@@ -217,13 +235,12 @@ class Classification:
         keep their size (Hinton et al. 2015, arXiv:1503.02531); at temperature 1 it is that of born-again networks
         (Furlanello et al. 2018, arXiv:1805.04770).
         """
-        scores = model(batch.images)
+        scores, losses = self._losses(model, batch)
         with torch.no_grad():
             soft = (teacher(batch.images).float() / temperature).softmax(1)
-        target = batch.labels if batch.blended is None else batch.blended
-        own = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
         taught = F.cross_entropy(scores.float() / temperature, soft) * temperature**2
-        return (1 - weight) * own + weight * taught, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+        loss = (1 - weight) * losses[0] + weight * taught + sum(losses[1:])
+        return loss, _watched(scores, batch, losses)
 
     def check_pass(self, operation: Pass) -> None:
         if operation.what not in PASSES:
@@ -263,7 +280,7 @@ class Classification:
         """What pixels are scaled by: whoever uses the exported network needs these numbers."""
         if self.mean is not None and self.std is not None:
             return Scaling(mean=self.mean, std=self.std)
-        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
             expected = self.model.pretrained_scaling()
             if expected is not None and len(expected[0]) == self.data.channels:
                 return Scaling(mean=expected[0], std=expected[1])
@@ -302,6 +319,15 @@ class Classification:
         return from_memory(stack, draws, self.augment, scaling, device)
 
 
+def _watched(scores: Tensor, batch: ImageBatch, losses: list[Tensor]) -> dict[str, Tally]:
+    """Accuracy, and the mean loss of the auxiliary heads where there are some."""
+    right = scores.argmax(1) == batch.labels
+    watched = {"accuracy": tally(right)}
+    if len(losses) > 1:
+        watched["auxiliary_loss"] = tally(torch.stack(losses[1:]).mean().expand(len(right)))
+    return watched
+
+
 # Data are read once a process. The folder that relative paths start from is part of the key.
 
 KEPT = 12  # three roles of a run's own data and of a few others that it is measured on
@@ -333,22 +359,9 @@ def _measured(data: DataSet, side: int | None, root: str | None) -> Scaling:
     """
     items = _loaded(data, "train", root)
     if isinstance(items, Stack) or side is not None:
-        stack = _in_memory(data, "train", side, root)
-        counts = _counted(stack.images)
-    else:
-        chosen = order(len(items.labels), 0, 0, 0)[:NUM_MEASURED]
-        counts = np.sum([_counted(square(items.image(int(index)), 64)) for index in chosen], axis=0)
-    values = np.arange(256) / 255
-    shares = counts / counts.sum(1, keepdims=True)
-    mean = shares @ values
-    std = np.sqrt(shares @ values**2 - mean**2)
-    return Scaling(mean=tuple(mean.tolist()), std=tuple(np.maximum(std, 1 / 255).tolist()))
-
-
-def _counted(images: np.ndarray) -> np.ndarray:
-    """How often each channel has each of the 256 values: (channels, 256)."""
-    pixels = images.reshape(-1, images.shape[-1])
-    return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(pixels.shape[1])])
+        return Scaling.measured([_in_memory(data, "train", side, root).images])
+    chosen = order(len(items.labels), 0, 0, 0)[:NUM_MEASURED]
+    return Scaling.measured(square(items.image(int(index)), 64) for index in chosen)
 
 
 tiny = Classification(

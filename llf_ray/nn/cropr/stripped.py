@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
-from pathlib import Path
-from typing import Any, cast
 
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llf_ray.config import SettingError
-from llf_ray.nn.cropr.module import Cropr, CroprOptions, Scorer
-from llf_ray.nn.cropr.schedule import Lengths
-from llf_ray.nn.cropr.transformer import Cropped, Cropping, apply
+from llf_ray.nn.cropr.module import Cropr, Scorer
+from llf_ray.nn.cropr.transformer import Cropped
 
-__all__ = ["load_stripped", "save_stripped", "strip"]
-
-FORMAT = 1
-SETTINGS, WEIGHTS = "model.json", "model.safetensors"
+__all__ = ["strip"]
 
 
 def strip(model: nn.Module) -> nn.Module:
