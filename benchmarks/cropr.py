@@ -12,7 +12,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,12 @@ from llf_ray.nn.cropr import Budget, Count, Cropping, EarlyCut, Schedule, Steady
 
 __all__ = ["measure"]
 
-MODELS = {"ViT-Ti": "vit_tiny_patch16_224", "ViT-S": "vit_small_patch16_224", "ViT-B": "vit_base_patch16_224"}
+MODELS: dict[str, dict[str, Any]] = {
+    "ViT-Ti": {"model_name": "vit_tiny_patch16_224"},
+    "ViT-S": {"model_name": "vit_small_patch16_224"},
+    "ViT-B": {"model_name": "vit_base_patch16_224"},
+    "toy": {"model_name": "vit_tiny_patch16_224", "depth": 4, "embed_dim": 48},
+}
 SIDES = (224, 384)  # pixels
 LARGE = 32  # images a batch
 HELD = 80e9  # multiply-adds of a dense forward pass at most: on a CPU batches of large models are smaller
@@ -66,10 +71,10 @@ def against_random(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
     found: list[Ratio] = []
     for name, side, batch in _cells(size):
         for fusion in (False, True):
-            schedule = Cropping(schedule=_about(0.95, name, side, fusion), fusion=fusion)
-            lot = Cropping(schedule=schedule.schedule, fusion=fusion, selector="random")
+            learnt = _steady(0.95, name, side, fusion=fusion)
+            drawn = replace(learnt, selector="random")
             case = _Case(f"{CROPR} and {RANDOM}" + FUSED * fusion, name, side, batch)
-            more, blocks = case.measured({CROPR: _pruned(case, schedule), RANDOM: _pruned(case, lot)}, size)
+            more, blocks = case.measured({CROPR: _pruned(case, learnt), RANDOM: _pruned(case, drawn)}, size)
             found.append(_times(blocks, RANDOM, CROPR, size))
             more[0]["of random"] = found[-1]
             rows += more
@@ -90,7 +95,7 @@ def against_dense(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
         if batch == 1 or (name == "ViT-B" and side > 224 and size.device == "cpu"):
             continue
         case = _Case("against dense", name, side, batch)
-        models = {DENSE: _dense(case)}
+        models = {DENSE: case.made()}
         for share in (0.9, 0.95):
             models[f"{CROPR} {share:.0%}"] = _pruned(case, _steady(share, name, side, fusion=False))
         models[f"{CROPR} 95%{FUSED}"] = _pruned(case, _steady(0.95, name, side, fusion=True))
@@ -117,8 +122,8 @@ def over_resolution(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
     """One image at a time, 95 % pruned, from small images to large ones."""
     rows: list[dict[str, Any]] = []
     for side in (64, 96) if size.tiny else (160, 224, 320, 384, 512):
-        case = _Case("over resolution", "ViT-Ti" if size.tiny else "ViT-S", side, 1)
-        models = {DENSE: _dense(case)}
+        case = _Case("over resolution", "toy" if size.tiny else "ViT-S", side, 1)
+        models = {DENSE: case.made()}
         for fusion in (False, True):
             models[f"{CROPR} 95%" + FUSED * fusion] = _pruned(case, _steady(0.95, case.name, side, fusion=fusion))
         more, blocks = case.measured(models, size)
@@ -136,7 +141,7 @@ def against_merging(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
         case = _Case("against merging", name, side, batch)
         rate = 1 if size.tiny else {224: 13, 384: 40}[side]
         merging = Cropping(schedule=Steady(rate=rate, absorb=False), selector="merge", fusion=False)
-        models = {DENSE: _dense(case), MERGED: _pruned(case, merging)}
+        models = {DENSE: case.made(), MERGED: _pruned(case, merging)}
         share = case.counted(models[MERGED]).total / case.counted(models[DENSE]).total
         models[CROPR] = _pruned(case, Cropping(schedule=Budget(flops=share), fusion=False))
         more, blocks = case.measured(models, size)
@@ -149,13 +154,13 @@ def against_merging(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
 
 def segmentation(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
     """Features of every patch of one image; a query for each patch, folded and as the paper's code runs them."""
-    name, side = ("ViT-Ti", 96) if size.tiny else ("ViT-S", 512)
+    name, side = ("toy", 96) if size.tiny else ("ViT-S", 512)
     case = _Case("features of all patches", name, side, 1)
     cropping = Cropping(schedule=_about(0.86, name, side, True), queries="patches")
     with _seeded():
         whole = apply(case.made(), cropping, outputs=2)
     models = {
-        DENSE: _Features(_dense(case)),
+        DENSE: _Features(case.made()),
         CROPR: _Grid(_finished(strip(whole), size)),
         f"{CROPR}, not folded": _Grid(_finished(_unfolded(whole), size)),
     }
@@ -170,7 +175,7 @@ def segmentation(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
 
 def training(size: Size) -> tuple[list[dict[str, Any]], list[Target]]:
     """Steps with all auxiliary losses, and the memory that they need."""
-    name, side, batch = ("ViT-Ti", 64, 2) if size.tiny else ("ViT-S", 224, 4 if size.device == "cpu" else 64)
+    name, side, batch = ("toy", 64, 2) if size.tiny else ("ViT-S", 224, 4 if size.device == "cpu" else 64)
     case = _Case("training", name, side, batch)
     models: dict[str, nn.Module] = {DENSE: case.made()}
     for fusion in (False, True):
@@ -209,7 +214,7 @@ class _Case:
     def made(self) -> Any:
         """The dense network, in fp32 on the CPU; always the same one."""
         with _seeded():
-            return timm.create_model(MODELS[self.name], pretrained=False, img_size=self.side, num_classes=1000)
+            return timm.create_model(**MODELS[self.name], pretrained=False, img_size=self.side, num_classes=1000)
 
     def images(self, size: Size) -> Tensor:
         """A batch on the device."""
@@ -299,10 +304,6 @@ def _unfolded(model: Any) -> nn.Module:
     return model
 
 
-def _dense(case: _Case) -> Any:
-    return case.made()
-
-
 def _pruned(case: _Case, cropping: Cropping) -> nn.Module:
     with _seeded():
         return strip(apply(case.made(), cropping, outputs=2))
@@ -361,10 +362,10 @@ def _memory(step: Callable[[], None], model: nn.Module, size: Size) -> float:
 def _cells(size: Size) -> Iterator[tuple[str, int, int]]:
     """Models, pixels and batches."""
     if size.tiny:
-        yield "ViT-Ti", 64, 1
-        yield "ViT-Ti", 64, 2
+        yield "toy", 64, 1
+        yield "toy", 64, 2
         return
-    for name in MODELS:
+    for name in ("ViT-Ti", "ViT-S", "ViT-B"):
         for side in SIDES:
             yield name, side, 1
             yield name, side, _batch(name, side, size)
@@ -374,7 +375,7 @@ def _batch(name: str, side: int, size: Size) -> int:
     if size.device == "cuda":
         return LARGE
     with torch.device("meta"):
-        dense = timm.create_model(MODELS[name], pretrained=False, img_size=side)
+        dense = timm.create_model(**MODELS[name], pretrained=False, img_size=side)
     each = count(dense, (1, 3, side, side)).total
     return next((batch for batch in (LARGE, 16, 8, 4) if batch * each <= HELD), 2)
 
@@ -386,7 +387,7 @@ def _steady(share: float, name: str, side: int, *, fusion: bool) -> Cropping:
 def _about(share: float, name: str, side: int, fusion: bool) -> Schedule:
     """The steady rate behind every block that comes closest to cutting ``share`` of the patches."""
     with torch.device("meta"):
-        model = timm.create_model(MODELS[name], pretrained=False, img_size=side)
+        model = timm.create_model(**MODELS[name], pretrained=False, img_size=side)
         shape = shape_of(apply(model, Cropping(schedule=Steady(rate=0), fusion=fusion), outputs=1))
     return Steady(rate=min(Steady(rate=0).most(shape), round((share * shape.patches - shape.prefix) / shape.last)))
 

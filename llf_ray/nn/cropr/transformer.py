@@ -87,6 +87,8 @@ class Cropped(nn.Module):
             grid: the output is the last block's tokens, normalised, in raster order, in place of class scores; where
                 patches were cut for good, zeros.
         """
+        if grid and self.cropping.selector == "merge":
+            raise SettingError("grid = True: merged tokens (selector = 'merge') have no place of their own")
         tokens, auxiliary, places_of, depth, shape = self._run(x, kept, detailed, grid)
         tokens = self.norm(tokens)  # type: ignore[operator]
         patches = tokens[:, self.num_prefix_tokens :]
@@ -247,15 +249,15 @@ class Cropped(nn.Module):
         return _shape(self, grid, self.cropping.fusion)
 
 
-class CroppedVisionTransformer(Cropped, VisionTransformer):
+class CroppedVisionTransformer(Cropped, VisionTransformer):  # type: ignore[misc]  # other arguments than timm's
     """timm's ViT (AugReg, MAE, DeiT, DINOv2, SigLIP, CLIP, ...) that loses tokens."""
 
 
-class CroppedDistilled(Cropped, VisionTransformerDistilled):
+class CroppedDistilled(Cropped, VisionTransformerDistilled):  # type: ignore[misc]
     """DeiT with a distillation token."""
 
 
-class CroppedEva(Cropped, Eva):
+class CroppedEva(Cropped, Eva):  # type: ignore[misc]
     """timm's EVA family (EVA-02, DINOv3, ViT with rotary positions): each token keeps its own place."""
 
     def _embedded(self, images: Tensor) -> tuple[Tensor, Tensor | None, bool]:
@@ -417,7 +419,7 @@ def _lengths(cropping: Cropping, schedule: Schedule | Budget, shape: Shape) -> t
     Raises:
         SettingError: they do not fit the network, or one merging would have to take more than there is.
     """
-    kept = _kept(cast("Schedule", schedule), shape)
+    kept = _kept(cast("Any", schedule), shape)
     if cropping.selector != "merge":
         return kept
     for block, before, now in zip(places(schedule, shape), (shape.patches, *kept), kept, strict=False):

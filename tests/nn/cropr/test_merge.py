@@ -145,6 +145,12 @@ def test_a_merging_that_takes_more_than_half_is_refused():
         free(torch.zeros(1, 3, 64, 32, dtype=torch.float64))
 
 
+def test_merged_tokens_have_no_place_on_a_grid():
+    model = apply(made("AugReg"), Cropping(schedule=Steady(rate=1), selector="merge", fusion=False))
+    with pytest.raises(SettingError, match="no place of their own"):
+        model(torch.zeros(1, 3, 64, 64, dtype=torch.float64), grid=True)
+
+
 def test_merged_tokens_cannot_be_put_back():
     with pytest.raises(SettingError, match="fusion = False"):
         Cropping(selector="merge")
