@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import boundary, masks, neighbours, worker_loop
+from benchmarks import boundary, cropr, masks, neighbours, worker_loop
 from benchmarks.__main__ import main, names
 from benchmarks.harness import (
     Block,
@@ -106,7 +106,7 @@ def test_a_report_is_saved_with_versions_and_without_paths(tmp_path):
 
 
 def test_every_file_is_a_benchmark_that_can_be_named():
-    assert {"boundary", "masks", "neighbours", "worker_loop"} <= set(names())
+    assert {"boundary", "cropr", "masks", "neighbours", "worker_loop"} <= set(names())
 
 
 def test_an_unknown_name_says_which_there_are(capsys):
@@ -123,7 +123,8 @@ def test_without_a_gpu_its_rows_are_not_measured(capsys, monkeypatch):
 
 def test_they_import_without_ray_and_deepspeed():
     code = (
-        "import sys; import benchmarks.worker_loop, benchmarks.boundary, benchmarks.masks, benchmarks.__main__\n"
+        "import sys; import benchmarks.worker_loop, benchmarks.boundary, benchmarks.masks\n"
+        "import benchmarks.cropr, benchmarks.__main__\n"
         "assert not {'ray', 'deepspeed', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
@@ -140,6 +141,24 @@ def test_the_neighbours_run_and_say_how_much_memory_they_take():
     assert [row["what"] for row in report.rows] == [neighbours.KNN, neighbours.PRODUCT, "peak memory of a process"]
     assert report.targets[0].found.value > 0
     assert 0.05 < report.rows[-1]["GB"] < 3, "torch itself, and next to nothing more"
+
+
+def test_transformers_that_lose_tokens_run_beside_those_that_do_not():
+    report = cropr.measure(TINY)
+    assert {row["what"] for row in report.rows} == {
+        "Cropr and random",
+        "Cropr and random, fusion",
+        "against dense",
+        "over resolution",
+        "against merging",
+        "features of all patches",
+        "training",
+    }
+    assert all(row["images/s"] > 0 for row in report.rows)
+    merging = [row for row in report.rows if row["what"] == "against merging"]
+    pruned = {row["who"]: row["with attention"] for row in merging}
+    assert pruned[cropr.CROPR] <= pruned[cropr.MERGED] < pruned[cropr.DENSE]
+    assert all(target.found.value > 0 for target in report.targets)
 
 
 def test_one_process_with_the_local_engine_runs():

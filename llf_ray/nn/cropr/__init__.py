@@ -12,7 +12,8 @@ from llf_ray.nn.cropr.schedule import Budget, EarlyCut, KeepRate, Lengths, Sched
 from llf_ray.nn.cropr.settings import Cropping, CroprOptions
 
 if TYPE_CHECKING:
-    from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, lengths
+    from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, image_shape, lengths
+    from llf_ray.nn.cropr.latency import rate_for_latency, relative_time
     from llf_ray.nn.cropr.module import Cropr, Scorer
     from llf_ray.nn.cropr.stripped import strip
     from llf_ray.nn.cropr.transformer import Cropped, Seen, apply, module_names, refusal, shape_of
@@ -36,16 +37,20 @@ __all__ = [
     "apply",
     "block_costs",
     "count",
+    "image_shape",
     "lengths",
     "module_names",
     "places",
+    "rate_for_latency",
     "refusal",
+    "relative_time",
     "shape_of",
     "strip",
 ]
 
 _LATE = {
-    "flops": ("BlockCosts", "Count", "block_costs", "count", "lengths"),
+    "flops": ("BlockCosts", "Count", "block_costs", "count", "image_shape", "lengths"),
+    "latency": ("rate_for_latency", "relative_time"),
     "module": ("Cropr", "Scorer"),
     "stripped": ("strip",),
     "transformer": ("Cropped", "Seen", "apply", "module_names", "refusal", "shape_of"),

@@ -65,14 +65,14 @@ class Cropr(nn.Module):
 
     @torch.no_grad()
     def scores(self, tokens: Tensor) -> Tensor:
-        """Which tokens to keep, highest first: (B, M) for tokens (B, M, D), raw logits summed over queries."""
-        return self.norm(tokens) @ self.direction().to(tokens.dtype)
+        """Scores, (B, M), of tokens (B, M, D): raw logits summed over queries, and the highest are to be kept."""
+        return _along(self.norm(tokens), self.direction())
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores of ``tokens``, (B, M), and the auxiliary task's answer, (B, N, outputs), from the tokens ``seen``.
 
         Args:
-            tokens: the patches that may be cut, (B, M, D).
+            tokens: behind the block, (B, M, D).
             seen: what the aggregator looks at, (B, M', D); None: no answer is wanted.
         """
         scores = self.scores(tokens)
@@ -82,7 +82,7 @@ class Cropr(nn.Module):
         seen = self.norm(seen.detach() if self.options.detach else seen)
         queries, keys, values = self.query(self.queries), self.key(seen), self.value(seen)
         gathered = F.scaled_dot_product_attention(
-            self._in_heads(queries[None].expand(len(seen), -1, -1).to(keys.dtype)),
+            self._in_heads(queries[None].expand(seen.shape[0], -1, -1).to(keys.dtype)),
             self._in_heads(keys),
             self._in_heads(values),
         )
@@ -113,13 +113,19 @@ class Scorer(nn.Module):
     @classmethod
     def of(cls, module: Cropr) -> Scorer:
         """The scorer that ranks tokens as ``module`` does."""
-        scorer = cls(module.queries.shape[1], norm=module.options.norm)
+        scorer = cls(module.queries.shape[1], norm=module.options.norm).to(module.queries.device, module.queries.dtype)
         with torch.no_grad():
             direction = module.direction()
             scale = module.norm.weight if isinstance(module.norm, nn.LayerNorm) else 1.0
             scorer.direction.copy_(direction * scale)
-        return scorer.to(module.queries.device, module.queries.dtype)
+        return scorer
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores, (B, M); it has no answer to an auxiliary task."""
-        return self.norm(tokens) @ self.direction.to(tokens.dtype), None
+        return _along(self.norm(tokens), self.direction), None
+
+
+def _along(tokens: Tensor, direction: Tensor) -> Tensor:
+    """Products of all tokens with one vector, (B, M): one matrix times a vector, however tokens lie in memory."""
+    batch, length, width = tokens.shape
+    return tokens.reshape(-1, width).mv(direction.to(tokens.dtype)).view(batch, length)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from llf_ray.config import SettingError, check_number
 
-__all__ = ["Budget", "EarlyCut", "KeepRate", "Lengths", "Schedule", "Shape", "Steady", "places"]
+__all__ = ["Budget", "EarlyCut", "KeepRate", "Lengths", "Schedule", "Shape", "Steady", "places", "smallest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +107,16 @@ class Steady:
         extra = shape.prefix if self.absorb and self.rate else 0
         wanted = [shape.patches - extra - self.rate * (i + 1) for i in range(len(places(self, shape)))]
         if wanted[-1] < 1:
-            most = (shape.patches - extra - 1) // len(wanted)
             raise SettingError(
                 f"rate = {self.rate}: {len(wanted)} modules cut more than the {shape.patches} patches that there are; "
-                f"at most {max(most, 0)} leaves one"
+                f"at most {self.most(shape)} leaves one"
             )
         return _rounded(wanted, shape, self.multiple)
+
+    def most(self, shape: Shape) -> int:
+        """The largest rate that leaves a patch."""
+        extra = shape.prefix if self.absorb else 0
+        return max(0, (shape.patches - extra - 1) // len(places(self, shape)))
 
     def eased(self, share: float) -> Steady:
         return dataclasses.replace(self, rate=int(self.rate * share + 1e-9))
@@ -227,20 +231,20 @@ class Budget:
         def share(rate: int) -> float:
             return cost(self._steady(rate).kept(shape))
 
-        most = (shape.patches - 1 - (shape.prefix if self.absorb else 0)) // len(places(self, shape))
+        most = self._steady(0).most(shape)
         if share(most) > self.flops:
             raise SettingError(
                 f"flops = {self.flops:g}: cannot be reached; cutting {most} tokens behind each module, which leaves "
                 f"next to none, still costs {share(most):.3f} of the dense model"
                 + ("; last-layer fusion costs a whole block" if shape.fusion else "")
             )
-        return self._steady(_first(lambda rate: share(rate) <= self.flops, most))
+        return self._steady(smallest(lambda rate: share(rate) <= self.flops, most))
 
     def _steady(self, rate: int) -> Steady:
         return Steady(rate=rate, after=self.after, absorb=self.absorb, multiple=self.multiple)
 
 
-def _first(enough: Callable[[int], bool], most: int) -> int:
+def smallest(enough: Callable[[int], bool], most: int) -> int:
     """The smallest number up to ``most`` that is enough; all larger ones are."""
     low, high = 0, most
     while low < high:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Attended", "attended", "class_attention", "draw", "patch_variance", "ranked"]
@@ -43,7 +43,7 @@ class _Listening(TorchFunctionMode):
 
 
 @contextmanager
-def attended(attention: nn.Module, bias: Tensor | None = None) -> Iterator[Attended]:
+def attended(attention: Any, bias: Tensor | None = None) -> Iterator[Attended]:
     """What ``attention`` compares inside the block; ``bias``, (B, 1, 1, M), is added to its logits.
 
     Raises:

@@ -8,21 +8,23 @@ copied, compiled and exported like any other, and timm's functions still know it
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import torch
+from timm.layers import AttentionRope, DropPath
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.eva import Eva
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import Attention, Block, ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llf_ray.config import SettingError, check_number
+from llf_ray.nn.cropr.flops import block_costs
 from llf_ray.nn.cropr.merge import most_merged, paired
 from llf_ray.nn.cropr.module import Cropr, Scorer
 from llf_ray.nn.cropr.schedule import Budget, Schedule, Shape, places
-from llf_ray.nn.cropr.select import attended, class_attention, draw, patch_variance, ranked
+from llf_ray.nn.cropr.select import Attended, attended, class_attention, draw, patch_variance, ranked
 from llf_ray.nn.cropr.settings import Cropping
 
 __all__ = [
@@ -66,7 +68,7 @@ class Cropped(nn.Module):
         """Patches alive behind each module in a training epoch, from 0: fewer are cut over the first `ramp` epochs."""
         if epoch >= self.cropping.ramp:
             return self.kept
-        return _kept(cast("Schedule", self.cropping.at(epoch)), self._shape(self.grid))
+        return _lengths(self.cropping, self.cropping.at(epoch), self._shape(self.grid))
 
     def forward(
         self,
@@ -85,6 +87,8 @@ class Cropped(nn.Module):
             grid: the output is the last block's tokens, normalised, in raster order, in place of class scores; where
                 patches were cut for good, zeros.
         """
+        if grid and self.cropping.selector == "merge":
+            raise SettingError("grid = True: merged tokens (selector = 'merge') have no place of their own")
         tokens, auxiliary, places_of, depth, shape = self._run(x, kept, detailed, grid)
         tokens = self.norm(tokens)  # type: ignore[operator]
         patches = tokens[:, self.num_prefix_tokens :]
@@ -97,58 +101,62 @@ class Cropped(nn.Module):
         """Tokens behind the last block, normalised, prefix first; patches in the order in which they were kept."""
         return cast("Tensor", self.norm(self._run(x, None, False, False)[0]))  # type: ignore[operator]
 
+    def set_input_size(self, *args: Any, **settings: Any) -> None:
+        """As timm's; the schedule is then for the new number of patches."""
+        super().set_input_size(*args, **settings)  # type: ignore[misc]
+        _fit(self)
+
     def _run(
         self, images: Tensor, kept: tuple[int, ...] | None, detailed: bool, grid: bool
     ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None, tuple[int, int]]:
         """Tokens behind the last block, auxiliary answers, the patch that each token is, depths, and the grid."""
         cropping, prefix = self.cropping, self.num_prefix_tokens
-        tokens, table, mixed = self._embedded(images)
         shape = self._grid_of(images)
+        tokens, table, mixed = self._embedded(images)
         alive = tokens.shape[1] - prefix
         if kept is None:
-            kept = self.kept if shape == self.grid else _kept(_solved(self, shape), self._shape(shape))
+            kept = self.kept if shape == self.grid else _lengths(cropping, cropping.schedule, self._shape(shape))
+        targets = dict(zip(self.after, kept, strict=True))
         needed = table is not None or detailed or grid or cropping.selector == "variance"
-        where = torch.arange(alive, device=tokens.device).expand(len(tokens), -1) if needed else None
-        rope = table
+        where = torch.arange(alive, device=tokens.device).expand(tokens.shape[0], -1) if needed else None
         flatness = patch_variance(images, shape) if cropping.selector == "variance" else None
         sizes = tokens.new_ones(tokens.shape[:2]) if cropping.selector == "merge" else None
-        depth = _depths(where, len(self.blocks)) if detailed and sizes is None else None
+        depth = None if where is None or not detailed or sizes is not None else torch.full_like(where, len(self.blocks))
+        each = torch.arange(tokens.shape[0], device=tokens.device)[:, None]  # images, by number
+        first = torch.arange(prefix, device=tokens.device).expand(tokens.shape[0], -1) if prefix else None
+        rope, moved = table, False
         stash: list[tuple[Tensor, Tensor | None]] = []
         auxiliary: list[Tensor] = []
-        targets = dict(zip(self.after, kept, strict=True))
 
         for number, block in enumerate(self.blocks, 1):
             if number == len(self.blocks) and stash:
                 tokens = torch.cat([tokens, *(cut for cut, _ in stash)], 1)
+                moved = where is not None
                 if where is not None:
                     where = torch.cat([where, *(place for _, place in stash if place is not None)], 1)
-                    rope = table if table is None else _gathered(table, where)
-            own = rope if rope is None or not mixed else rope[number - 1]
+            if table is not None and (mixed or moved):
+                rope, moved = _rows_of(table[number - 1] if mixed else table, where, alive < shape[0] * shape[1]), False
             target = targets.get(number, alive)
             if sizes is not None:
                 tokens, sizes = self._merged(block, tokens, sizes, target, alive)
                 alive = target
                 continue
-            if cropping.selector == "class_attention" and target < alive:
-                with attended(block.attn) as found:
-                    tokens = self._through(block, tokens, own)
-                scores = class_attention(found, prefix)
-            else:
-                tokens = self._through(block, tokens, own)
-                if number not in targets or (target == alive and not (detailed and cropping.learns)):
-                    continue
-                scores = self._scored(block, number, tokens, where, flatness, auxiliary, detailed)
-            if target < alive:
-                chosen, others = ranked(scores, target, both=cropping.fusion or depth is not None)
-                if cropping.fusion and others is not None:
-                    stash.append((_picked(tokens, others, prefix), None if where is None else where.gather(1, others)))
-                if depth is not None and others is not None and where is not None:
-                    depth = depth.scatter(1, where.gather(1, others), number)
-                tokens = torch.cat([tokens[:, :prefix], _picked(tokens, chosen, prefix)], 1)
-                if where is not None:
-                    where = where.gather(1, chosen)
-                    rope = table if table is None else _gathered(table, where)
-                alive = target
+            tokens, found = self._through(block, tokens, rope, listen=target < alive)
+            if number not in targets or (target == alive and not (detailed and cropping.learns)):
+                continue
+            scores = self._scored(block, number, tokens, found, where, flatness, auxiliary if detailed else None)
+            if target == alive:
+                continue
+            chosen, others = ranked(scores, target, both=cropping.fusion or depth is not None)
+            if cropping.fusion and others is not None:
+                place = None if where is None else where.gather(1, others)
+                stash.append((_picked(tokens, others + prefix, each), place))
+            if depth is not None and others is not None and where is not None:
+                depth = depth.scatter(1, where.gather(1, others), number)
+            rows = chosen + prefix if first is None else torch.cat([first, chosen + prefix], 1)
+            tokens, alive = _picked(tokens, rows, each), target
+            if where is not None:
+                where, moved = where.gather(1, chosen), True
         return tokens, auxiliary, where, depth, shape
 
     def _scored(
@@ -156,43 +164,54 @@ class Cropped(nn.Module):
         block: nn.Module,
         number: int,
         tokens: Tensor,
+        attention: Attended | None,
         where: Tensor | None,
         flatness: Tensor | None,
-        auxiliary: list[Tensor],
-        detailed: bool,
+        auxiliary: list[Tensor] | None,
     ) -> Tensor:
-        """A score for each patch, (B, M); the module's auxiliary answer joins the others."""
+        """A score for each patch, (B, M); the module's auxiliary answer joins the others where they are wanted."""
         selector, prefix = self.cropping.selector, self.num_prefix_tokens
-        patches = tokens[:, prefix:]
         if selector == "random":
-            return draw(patches, number, training=self.training)
+            return draw(tokens[:, prefix:], number, training=self.training)
         if selector == "variance":
             assert flatness is not None
             assert where is not None
             return flatness.gather(1, where)
+        if selector == "class_attention":
+            assert attention is not None
+            return class_attention(attention, prefix)
         module = cast("Cropr | Scorer", block.cropr)
-        seen = None
-        if detailed and isinstance(module, Cropr):
-            first = {"class": 0, "prefix": 0, "patches": prefix}[self.cropping.sees]
-            if self.cropping.sees == "class" and prefix:
-                has_class = getattr(self, "cls_token", None) is not None
-                seen = torch.cat([tokens[:, : int(has_class)], patches], 1)
-            else:
-                seen = tokens[:, first:]
-        scores, answer = module(patches, seen)
-        if answer is not None:
+        seen = self._seen(tokens) if auxiliary is not None and isinstance(module, Cropr) else None
+        # the prefix is scored in vain: to leave it out would copy all the others
+        scores, answer = module(tokens, seen)
+        scores = scores[:, prefix:]
+        if answer is not None and auxiliary is not None:
             auxiliary.append(answer)
         temperature = self.cropping.options.sampled
         if self.training and temperature:
             scores = scores.float() / temperature - torch.rand_like(scores.float()).log().neg().log()
-        return cast("Tensor", -scores if selector == "non_salient" else scores)
+        return -scores if selector == "non_salient" else scores
 
-    def _through(self, block: nn.Module, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """One block, as timm runs it."""
+    def _seen(self, tokens: Tensor) -> Tensor:
+        """What an aggregator looks at."""
+        prefix = self.num_prefix_tokens
+        classes = int(getattr(self, "cls_token", None) is not None)
+        first = {"class": classes, "prefix": prefix, "patches": 0}[self.cropping.sees]
+        return tokens if first == prefix else torch.cat([tokens[:, :first], tokens[:, prefix:]], 1)
+
+    def _through(
+        self, block: nn.Module, tokens: Tensor, rope: Tensor | None, *, listen: bool
+    ) -> tuple[Tensor, Attended | None]:
+        """One block, as timm runs it, and what its attention compared where the class token's is asked for."""
         given = {} if rope is None else {"rope": rope}
+        run: Any = block
         if getattr(self, "grad_checkpointing", False) and self.training:
-            return cast("Tensor", checkpoint(block, tokens, use_reentrant=False, **given))
-        return cast("Tensor", block(tokens, **given))
+            run = partial(checkpoint, block, use_reentrant=False)
+        if not listen or self.cropping.selector != "class_attention":
+            return run(tokens, **given), None
+        with attended(getattr(block, "attn", block)) as found:
+            tokens = run(tokens, **given)
+        return tokens, found
 
     def _merged(self, block: Any, tokens: Tensor, sizes: Tensor, target: int, alive: int) -> tuple[Tensor, Tensor]:
         """A block that merges tokens between attention and MLP."""
@@ -212,29 +231,33 @@ class Cropped(nn.Module):
         return self.norm_pre(tokens), None, False  # type: ignore[operator]
 
     def _grid_of(self, images: Tensor) -> tuple[int, int]:
-        high, wide = images.shape[-2:]
-        if (high, wide) == tuple(self.patch_embed.img_size or ()):  # type: ignore[union-attr]
-            return self.grid
-        return cast("tuple[int, int]", tuple(self.patch_embed.dynamic_feat_size((high, wide))))  # type: ignore[union-attr, operator]
+        """Patches from top to bottom and from left to right.
+
+        Raises:
+            SettingError: the model cannot take images of this size.
+        """
+        embed: Any = self.patch_embed
+        size, own = tuple(images.shape[-2:]), tuple(embed.img_size)
+        if size != own and not getattr(self, "dynamic_img_size", False):
+            raise SettingError(f"images of {_by(size)}: the model takes {_by(own)}, or any with dynamic_img_size=True")
+        steps = tuple(side // patches for side, patches in zip(own, self.grid, strict=True))
+        if size != own and not embed.dynamic_img_pad and (size[0] % steps[0] or size[1] % steps[1]):
+            raise SettingError(f"images of {_by(size)}: the model takes sides that are multiples of {_by(steps)}")
+        return cast("tuple[int, int]", tuple(embed.dynamic_feat_size(size)))
 
     def _shape(self, grid: tuple[int, int]) -> Shape:
-        return Shape(
-            patches=grid[0] * grid[1],
-            prefix=self.num_prefix_tokens,
-            blocks=len(self.blocks),
-            fusion=self.cropping.fusion,
-        )
+        return _shape(self, grid, self.cropping.fusion)
 
 
-class CroppedVisionTransformer(Cropped, VisionTransformer):
+class CroppedVisionTransformer(Cropped, VisionTransformer):  # type: ignore[misc]  # other arguments than timm's
     """timm's ViT (AugReg, MAE, DeiT, DINOv2, SigLIP, CLIP, ...) that loses tokens."""
 
 
-class CroppedDistilled(Cropped, VisionTransformerDistilled):
+class CroppedDistilled(Cropped, VisionTransformerDistilled):  # type: ignore[misc]
     """DeiT with a distillation token."""
 
 
-class CroppedEva(Cropped, Eva):
+class CroppedEva(Cropped, Eva):  # type: ignore[misc]
     """timm's EVA family (EVA-02, DINOv3, ViT with rotary positions): each token keeps its own place."""
 
     def _embedded(self, images: Tensor) -> tuple[Tensor, Tensor | None, bool]:
@@ -247,6 +270,7 @@ _CLASSES: dict[type[nn.Module], type[Cropped]] = {
     VisionTransformerDistilled: CroppedDistilled,
     Eva: CroppedEva,
 }
+_HEARD = (Attention, AttentionRope, EvaAttention, ParallelScalingBlock)  # one comparison of queries and keys each
 _REASONS = {
     "SwinTransformer": "it attends within windows of a fixed grid and merges patches from stage to stage",
     "SwinTransformerV2": "it attends within windows of a fixed grid and merges patches from stage to stage",
@@ -296,31 +320,32 @@ def apply(model: nn.Module, cropping: Cropping, *, outputs: int | None = None) -
     if why is not None:
         raise SettingError(f"model: {why}")
     network: Any = model
-    grid = tuple(network.patch_embed.grid_size)
     _check(network, cropping)
+    # all that may raise comes first: a model that is refused stays as it was
+    grid = _grid(network)
+    shape = _shape(network, grid, cropping.fusion)
+    schedule = _solved(network, cropping, shape)
+    after, kept = places(schedule, shape), _lengths(cropping, schedule, shape)
+    modules = _modules(network, cropping, shape, outputs, len(after)) if cropping.learns else ()
     network.__class__ = _CLASSES[type(model)]
-    network.cropping, network.grid = cropping, grid
-    shape = network._shape(grid)
-    schedule = _solved(network, grid)
-    network.after = places(schedule, shape)
-    network.kept = _kept(schedule, shape)
-    if isinstance(cropping.schedule, Budget):
-        network.cropping = replace(cropping, schedule=schedule)
-    last = network.blocks[-1]
-    for name in ("drop_path1", "drop_path2"):
-        if hasattr(last, name):
-            setattr(last, name, nn.Identity())
-    if cropping.selector == "merge":
-        _check_merging(network)
-    if cropping.learns:
-        outputs = network.num_classes if outputs is None else outputs
-        check_number("outputs", outputs, low=1)
-        queries = shape.patches if cropping.queries == "patches" else cropping.queries
-        like = next(network.blocks[0].parameters())
-        for number in network.after:
-            module = Cropr(network.embed_dim, outputs, queries, cropping.options)
-            network.blocks[number - 1].cropr = module.to(like.device, like.dtype)
+    network.cropping, network.grid = replace(cropping, schedule=schedule), grid
+    network.after, network.kept = after, kept
+    for module in network.blocks[-1].modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    for number, added in zip(after, modules, strict=False):
+        network.blocks[number - 1].cropr = added
     return cast("Cropped", network)
+
+
+def _modules(network: Any, cropping: Cropping, shape: Shape, outputs: int | None, number: int) -> tuple[Cropr, ...]:
+    outputs = network.num_classes if outputs is None else outputs
+    check_number("outputs", outputs, low=1)
+    queries = shape.patches if cropping.queries == "patches" else cropping.queries
+    like = next(network.blocks[0].parameters())
+    return tuple(
+        Cropr(network.embed_dim, outputs, queries, cropping.options).to(like.device, like.dtype) for _ in range(number)
+    )
 
 
 def shape_of(model: Cropped) -> Shape:
@@ -339,40 +364,48 @@ def cropr_modules(model: nn.Module) -> tuple[Cropr | Scorer, ...]:
 
 
 def _check(network: Any, cropping: Cropping) -> None:
-    if cropping.selector == "class_attention" and getattr(network, "cls_token", None) is None:
-        raise SettingError("selector = 'class_attention': the model has no class token whose attention could choose")
-    if cropping.selector == "merge" and not all(type(block) is Block for block in network.blocks):
-        kind = next(type(block).__name__ for block in network.blocks if type(block) is not Block)
-        raise SettingError(
-            f"selector = 'merge': tokens merge between attention and MLP of timm's Block, and the model has {kind}"
-        )
+    selector, kinds = cropping.selector, [(block, getattr(block, "attn", block)) for block in network.blocks]
+    if selector == "class_attention":
+        if getattr(network, "cls_token", None) is None:
+            raise SettingError(f"selector = {selector!r}: the model has no class token whose attention could choose")
+        for _, attention in kinds:
+            if type(attention) not in _HEARD:
+                raise SettingError(
+                    f"selector = {selector!r}: {type(attention).__name__} has no single attention of the class token"
+                )
+    if selector == "merge":
+        for block, attention in kinds:
+            if type(block) is not Block or type(attention) is not Attention:
+                raise SettingError(
+                    f"selector = {selector!r}: tokens merge between attention and MLP of timm's Block, and the model "
+                    f"has {type(block).__name__} with {type(attention).__name__}"
+                )
     rate = getattr(network, "patch_drop", None)
     if getattr(rate, "prob", 0.0):
         raise SettingError("model: patch dropout takes patches at random before any module sees them; set it to 0")
 
 
-def _check_merging(network: Any) -> None:
-    alive = network.grid[0] * network.grid[1]
-    for number, target in zip(network.after, network.kept, strict=True):
-        most = most_merged(alive, 0)
-        if alive - target > most:
-            raise SettingError(
-                f"selector = 'merge': {alive - target} of {alive} patches behind block {number}; one merging takes "
-                f"away at most half, {most}"
-            )
-        alive = target
+def _fit(network: Any) -> None:
+    """Lengths for the images that the network is made for."""
+    network.grid = _grid(network)
+    network.kept = _lengths(network.cropping, network.cropping.schedule, network._shape(network.grid))
 
 
-def _solved(network: Any, grid: tuple[int, int]) -> Schedule:
+def _grid(network: Any) -> tuple[int, int]:
+    embed = network.patch_embed
+    return cast("tuple[int, int]", tuple(embed.dynamic_feat_size(tuple(embed.img_size))))
+
+
+def _shape(network: Any, grid: tuple[int, int], fusion: bool) -> Shape:
+    return Shape(patches=grid[0] * grid[1], prefix=network.num_prefix_tokens, blocks=len(network.blocks), fusion=fusion)
+
+
+def _solved(network: Any, cropping: Cropping, shape: Shape) -> Schedule:
     """The schedule with concrete numbers: a budget in FLOPs becomes a rate."""
-    schedule = network.cropping.schedule
+    schedule = cropping.schedule
     if not isinstance(schedule, Budget):
-        return cast("Schedule", schedule)
-    from llf_ray.nn.cropr.flops import block_costs  # it runs blocks, which are made above
-
-    costs = block_costs(network)
-    shape = network._shape(grid)
-    after = places(schedule, shape)
+        return schedule
+    costs, after = block_costs(network), places(schedule, shape)
 
     def share(kept: tuple[int, ...]) -> float:
         return costs.share(shape, after, kept, attention=schedule.attention)
@@ -380,34 +413,52 @@ def _solved(network: Any, grid: tuple[int, int]) -> Schedule:
     return schedule.solved(shape, share)
 
 
+def _lengths(cropping: Cropping, schedule: Schedule | Budget, shape: Shape) -> tuple[int, ...]:
+    """Patches alive behind each module.
+
+    Raises:
+        SettingError: they do not fit the network, or one merging would have to take more than there is.
+    """
+    kept = _kept(cast("Any", schedule), shape)
+    if cropping.selector != "merge":
+        return kept
+    for block, before, now in zip(places(schedule, shape), (shape.patches, *kept), kept, strict=False):
+        most = most_merged(before, 0)
+        if before - now > most:
+            raise SettingError(
+                f"selector = 'merge': {before - now} of {before} patches behind block {block}; one merging takes "
+                f"away at most half, {most}"
+            )
+    return kept
+
+
 @lru_cache(maxsize=256)
 def _kept(schedule: Schedule, shape: Shape) -> tuple[int, ...]:
     return schedule.kept(shape)
 
 
-def _picked(tokens: Tensor, which: Tensor, prefix: int) -> Tensor:
-    """Patches by number, (B, K, D)."""
-    return tokens.gather(1, (which + prefix)[..., None].expand(-1, -1, tokens.shape[-1]))
+def _picked(tokens: Tensor, which: Tensor, each: Tensor) -> Tensor:
+    """Tokens by number, (B, K, D) of (B, M, D), each image its own (B, K); ``each`` numbers the images, (B, 1).
+
+    Rows of one long matrix are copied whole; `torch.gather` would look each of its numbers up.
+    """
+    batch, length, width = tokens.shape
+    rows = torch.add(which, each, alpha=length).flatten()
+    return tokens.reshape(-1, width).index_select(0, rows).view(batch, -1, width)
 
 
-def _gathered(table: Tensor, where: Tensor) -> Tensor:
-    """Rotary rows of the patches that are alive: (B, 1, K, d) of a table (N, d), (depth, B, heads, K, d) of one for
-    each block and head, (depth, heads, N, d).
+def _rows_of(table: Tensor, where: Tensor | None, cut: bool) -> Tensor:
+    """Rotary rows of the patches that are alive: (B, 1, K, d) of a table (N, d), (B, heads, K, d) of one for each head,
+    (heads, N, d); the table itself as long as nothing was ``cut``.
 
     The axis of heads is spelled out: a table (B, K, d) would be read as one for each head where B equals the heads.
     """
+    if not cut or where is None:
+        return table
     if table.dim() == 2:
-        return table[where][:, None]
-    if table.dim() == 4:
-        return table[:, :, where].transpose(1, 2)
-    raise SettingError(
-        f"model: a rotary table of shape {tuple(table.shape)} is not known; (N, d) or (depth, heads, N, d)"
-    )
-
-
-def _depths(where: Tensor | None, blocks: int) -> Tensor:
-    assert where is not None
-    return torch.full_like(where, blocks)
+        return table.index_select(0, where.flatten()).view(where.shape[0], 1, -1, table.shape[-1])
+    rows = table.index_select(1, where.flatten()).view(table.shape[0], where.shape[0], -1, table.shape[-1])
+    return rows.transpose(0, 1)
 
 
 def _in_raster(patches: Tensor, where: Tensor | None, shape: tuple[int, int]) -> Tensor:
@@ -417,3 +468,7 @@ def _in_raster(patches: Tensor, where: Tensor | None, shape: tuple[int, int]) ->
     number = shape[0] * shape[1]
     index = where[..., None].expand(-1, -1, width)
     return patches.new_zeros(batch, number, width).scatter(1, index, patches).unflatten(1, shape)
+
+
+def _by(size: Any) -> str:
+    return " x ".join(str(side) for side in size)
