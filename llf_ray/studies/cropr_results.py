@@ -20,7 +20,7 @@ from rich.text import Text
 from llf_ray import figures
 from llf_ray.display import duration
 from llf_ray.journal import read, replace_text
-from llf_ray.nn.cropr import Count, Cropped, count
+from llf_ray.nn.cropr import Count, Cropped, count, image_shape
 from llf_ray.studies.claims import QUICK, VERDICTS, Claim, Found, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, plain, spread
 from llf_ray.studies.cropr import DENSE, CroprStudy, Family
@@ -135,11 +135,10 @@ def _price(task: Any) -> Price | None:
     """What a network costs, counted without memory for its weights; of a transformer inside a larger network alone."""
     with torch.device("meta"):
         network = task.skeleton()
-        example = task.example()
     cropped = next((module for module in network.modules() if isinstance(module, Cropped)), None)
     if cropped is None:
         return None
-    shape = (1, *example.shape[1:])
+    shape = (1, *image_shape(cropped))
     pruned = count(cropped, shape)
     whole = cropped.kept
     cropped.kept = (cropped.grid[0] * cropped.grid[1],) * len(whole)
