@@ -3,7 +3,7 @@
 from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, lengths
 from llf_ray.nn.cropr.module import Cropr, CroprOptions, Scorer
 from llf_ray.nn.cropr.schedule import Budget, EarlyCut, KeepRate, Lengths, Schedule, Shape, Steady, places
-from llf_ray.nn.cropr.stripped import strip
+from llf_ray.nn.cropr.stripped import load_stripped, save_stripped, strip, traced
 from llf_ray.nn.cropr.transformer import Cropped, Cropping, Seen, apply, module_names, refusal, shape_of
 
 __all__ = [
@@ -26,9 +26,12 @@ __all__ = [
     "block_costs",
     "count",
     "lengths",
+    "load_stripped",
     "module_names",
     "places",
     "refusal",
+    "save_stripped",
     "shape_of",
     "strip",
+    "traced",
 ]

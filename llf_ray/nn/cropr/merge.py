@@ -57,5 +57,5 @@ def paired(keys: Tensor, number: int, prefix: int) -> Matching:
     order = closeness.argsort(-1, descending=True)
     chosen, left = order[:, :number], order[:, number:]
     target = nearest.gather(1, chosen) * 2 + 1
-    odd = torch.arange(1, metric.shape[1], 2, device=keys.device).expand(len(keys), -1)
+    odd = torch.arange(1, metric.shape[1], 2, device=keys.device).expand(keys.shape[0], -1)
     return Matching(chosen * 2, target, torch.cat([left * 2, odd], 1), prefix)

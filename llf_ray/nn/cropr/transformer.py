@@ -153,7 +153,7 @@ class Cropped(nn.Module):
         if kept is None:
             kept = self.kept if shape == self.grid else _kept(_solved(self, shape), self._shape(shape))
         needed = table is not None or detailed or grid or cropping.selector == "variance"
-        where = torch.arange(alive, device=tokens.device).expand(len(tokens), -1) if needed else None
+        where = torch.arange(alive, device=tokens.device).expand(tokens.shape[0], -1) if needed else None
         rope = table
         flatness = patch_variance(images, shape) if cropping.selector == "variance" else None
         sizes = tokens.new_ones(tokens.shape[:2]) if cropping.selector == "merge" else None
