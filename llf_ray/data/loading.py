@@ -20,13 +20,14 @@ __all__ = ["ImageBatch", "from_files", "from_memory", "mixed"]
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Scaled images (B, C, H, W), their classes (B,), and blended classes (B, classes) where images were
-    mixed.
+    """Scaled images (B, C, H, W), their classes (B,), blended classes (B, classes) where images were mixed, and the
+    draw's key, (seed, generation, epoch), in training.
     """
 
     images: Tensor
     labels: Tensor
     blended: Tensor | None = None
+    key: tuple[int, ...] | None = None
 
 
 def from_memory(

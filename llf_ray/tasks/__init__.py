@@ -2,6 +2,7 @@
 
 from llf_ray.tasks.classification import (
     Classification,
+    CroppedTransformer,
     Fresh,
     FromFile,
     FromRun,
@@ -15,6 +16,7 @@ from llf_ray.tasks.translation import Recurrent, Translation
 
 __all__ = [
     "Classification",
+    "CroppedTransformer",
     "Fresh",
     "FromFile",
     "FromRun",

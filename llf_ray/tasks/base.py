@@ -69,6 +69,10 @@ class Task(Protocol):
     #   ``run_pass(model, operation, batches)`` changes the model's buffers, never its parameters.
     #   ``check_batch(batch, micro)`` raises a SettingError where an optimizer step on the task's own data cannot have
     #   ``batch`` items in micro-batches of ``micro``: for losses that hold the items of a batch against one another.
+    #   ``evidence(model, batch)`` gives what `score` gives and a picklable record of the batch, for scores that do not
+    #   add up over batches (average precision, a mean over classes); it is called in place of `score`, and
+    #   ``conclude(role, records)`` turns the records of all ranks, in the order of the items, into further scores.
+    #   ``scored_together``, how many items a batch without gradients may have where 100 are too many.
     #   ``ask_at_least``, the fewest optimizer steps between two questions to the scheduler, for epochs of few steps.
 
     def initial(self, seed: int) -> nn.Module:

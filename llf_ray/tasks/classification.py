@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import tee
 from typing import Any
@@ -26,11 +26,12 @@ from llf_ray.data.sample import FashionSample
 from llf_ray.nn.normaliser import freeze, normaliser_of, recalibrate
 from llf_ray.plan import FREEZE, RECALIBRATE, Pass
 from llf_ray.tasks.base import Tally, tally
-from llf_ray.tasks.models import Model, MultiLayerPerceptron, Normalised, SmallResNet, TimmModel
+from llf_ray.tasks.models import CroppedTransformer, Model, MultiLayerPerceptron, Normalised, SmallResNet, TimmModel
 from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into
 
 __all__ = [
     "Classification",
+    "CroppedTransformer",
     "Fresh",
     "FromFile",
     "FromRun",
@@ -184,17 +185,29 @@ class Classification:
         return len(self._items(role).labels)
 
     def batches(self, role: Role, draws: Iterable[Draw], device: torch.device) -> Iterator[ImageBatch]:
-        if not self.mixup and not self.cutmix:
-            return self._plain_batches(role, draws, device)
         asked, given = tee(draws)
-        pairs = zip(given, self._plain_batches(role, asked, device), strict=True)
+        read = zip(given, self._plain_batches(role, asked, device), strict=True)
+        pairs = ((draw, replace(batch, key=draw.key)) for draw, batch in read)
+        if not self.mixup and not self.cutmix:
+            return (batch for _, batch in pairs)
         return mixed(pairs, len(self._classes), mixup=self.mixup, cutmix=self.cutmix)
 
     def loss(self, model: nn.Module, batch: ImageBatch) -> tuple[Tensor, Mapping[str, Tally]]:
-        scores = model(batch.images)
+        scores, losses = self._losses(model, batch)
+        return losses[0] + sum(losses[1:]), _watched(scores, batch, losses)
+
+    def _losses(self, model: nn.Module, batch: ImageBatch) -> tuple[Tensor, list[Tensor]]:
+        """Class scores, the task's own loss, and that of each auxiliary head, which has the same target."""
+        auxiliary: tuple[Tensor, ...] = ()
+        if isinstance(self.model, CroppedTransformer):
+            seen = model(batch.images, kept=self.model.kept(model, batch.key), detailed=True)
+            scores, auxiliary = seen.output, tuple(answer.mean(1) for answer in seen.auxiliary)
+        else:
+            scores = model(batch.images)
         target = batch.labels if batch.blended is None else batch.blended
-        loss = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
-        return loss, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+        return scores, [
+            F.cross_entropy(given, target, label_smoothing=self.label_smoothing) for given in (scores, *auxiliary)
+        ]
 
     def pairs(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """What a network is given and what it should say, (B, C, H, W) and (B,): for measures."""
@@ -217,13 +230,12 @@ class Classification:
         keep their size (Hinton et al. 2015, arXiv:1503.02531); at temperature 1 it is that of born-again networks
         (Furlanello et al. 2018, arXiv:1805.04770).
         """
-        scores = model(batch.images)
+        scores, losses = self._losses(model, batch)
         with torch.no_grad():
             soft = (teacher(batch.images).float() / temperature).softmax(1)
-        target = batch.labels if batch.blended is None else batch.blended
-        own = F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
         taught = F.cross_entropy(scores.float() / temperature, soft) * temperature**2
-        return (1 - weight) * own + weight * taught, {"accuracy": tally(scores.argmax(1) == batch.labels)}
+        loss = (1 - weight) * losses[0] + weight * taught + sum(losses[1:])
+        return loss, _watched(scores, batch, losses)
 
     def check_pass(self, operation: Pass) -> None:
         if operation.what not in PASSES:
@@ -300,6 +312,15 @@ class Classification:
         stack = self._as_taught(_in_memory(self.data, role, self._side, os.environ.get(ROOT_VARIABLE)), role)
         assert isinstance(stack, Stack)
         return from_memory(stack, draws, self.augment, scaling, device)
+
+
+def _watched(scores: Tensor, batch: ImageBatch, losses: list[Tensor]) -> dict[str, Tally]:
+    """Accuracy, and the mean loss of the auxiliary heads where there are some."""
+    right = scores.argmax(1) == batch.labels
+    watched = {"accuracy": tally(right)}
+    if len(losses) > 1:
+        watched["auxiliary_loss"] = tally(torch.stack(losses[1:]).mean().expand(len(right)))
+    return watched
 
 
 # Data are read once a process. The folder that relative paths start from is part of the key.

@@ -9,12 +9,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from llf_ray.config import SettingError, check_number, nearest
+from llf_ray.config import SettingError, check_number, nearest, to_plain
+from llf_ray.nn.cropr.settings import Cropping
 from llf_ray.nn.normaliser import widths_behind, with_normalisers
 from llf_ray.nn.perceptron import Perceptron
 from llf_ray.nn.resnet import ResNet, kaiming_normal
 
-__all__ = ["Model", "MultiLayerPerceptron", "Normalised", "SmallResNet", "TimmModel"]
+__all__ = ["CroppedTransformer", "Model", "MultiLayerPerceptron", "Normalised", "SmallResNet", "TimmModel"]
 
 
 class Model(Protocol):
@@ -29,7 +30,7 @@ class Model(Protocol):
         ...
 
     def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
-        """How to make the network without these settings, as plain data: see `llf_ray.nn.slim.save_slim`."""
+        """How to make the network without these settings, as plain data: see `llf_ray.nn.recipe.network_of`."""
         ...
 
 
@@ -238,6 +239,40 @@ class Normalised:
 
     def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
         return self.model.recipe(num_classes, channels)  # a slim network has none: see `llf_ray.nn.channels.extract`
+
+
+@dataclass(frozen=True, kw_only=True)
+class CroppedTransformer:
+    """A vision transformer of timm that loses tokens on the way (Token Cropr, arXiv:2412.00965).
+
+    Layers have timm's names, a module behind block i is ``blocks.{i - 1}.cropr``. A run that starts from another's
+    dense weights says ``FromRun(run=..., head="fresh")``: modules, which the dense network lacks, are drawn anew.
+    """
+
+    model: TimmModel
+    cropping: Cropping = Cropping()
+
+    def make(self, num_classes: int, channels: int, *, outputs: int | None = None) -> nn.Module:
+        """``outputs`` of the auxiliary heads, where they are not the classes."""
+        from llf_ray.nn.cropr.transformer import apply  # here: it imports timm, which takes seconds
+
+        return apply(self.model.make(num_classes, channels), self.cropping, outputs=outputs)
+
+    def head(self, network: nn.Module) -> tuple[str, ...]:
+        from llf_ray.nn.cropr.transformer import module_names
+
+        return (*self.model.head(network), *module_names(network))
+
+    def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
+        return {**self.model.recipe(num_classes, channels), "cropping": to_plain(self.cropping)}
+
+    def kept(self, network: Any, key: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Patches alive behind each module for a draw's key, (seed, generation, epoch): the curriculum of `Cropping` is
+        that of the first generation; later ones, and evaluation, prune as much as the schedule says.
+        """
+        training = key is not None and key[1] == 0
+        kept: tuple[int, ...] = network.kept_at(key[2]) if training and key is not None else network.kept
+        return kept
 
 
 def _own_size(network: nn.Module) -> tuple[int, int]:

@@ -1,9 +1,10 @@
-"""Scores of a whole role: every rank a part, tallies that add up exactly."""
+"""Scores of a whole role: every rank a part; tallies that add up exactly, records where scores do not add up."""
 
 from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +26,26 @@ def evaluate(config: RunConfig, engine: Engine, team: Team, role: Role) -> dict[
     """Every rank calls: scores of a role, with averaged weights where the run has them and rank 0's buffers.
 
     Items are dealt to ranks in turn, in batches of one size, so that under ZeRO-3 every rank runs equally many forward
-    passes; ranks without an item left repeat their last batch and do not count it.
+    passes; ranks without an item left repeat their last batch and do not count it. Records of scores that do not add up
+    go to rank 0, in the order of the items, so that the number of ranks changes nothing.
     """
+    task: Any = config.task
     engine.sync_buffers()
     training = engine.module.training
     engine.module.eval()
     draws = _evaluation_draws(config, team, role)
     tallies: dict[str, list[Tensor]] = {}
+    records: list[tuple[int, Any]] = []
     with engine.average_weights() if config.optim.averaged is not None else nullcontext():
-        for (_, counts), batch in zip(
-            draws, config.task.batches(role, (draw for draw, _ in draws), team.device), strict=True
+        for (draw, counts), batch in zip(
+            draws, task.batches(role, (draw for draw, _ in draws), team.device), strict=True
         ):
-            for name, tally in config.task.score(engine.module, batch).items():
+            if hasattr(task, "evidence"):
+                found, record = task.evidence(engine.module, batch)
+                records += [(int(draw.indices[0]), record)] if counts else []
+            else:
+                found = task.score(engine.module, batch)
+            for name, tally in found.items():
                 if counts:
                     pair = torch.stack(
                         [tally.total.double().cpu(), torch.as_tensor(tally.count, dtype=torch.float64).cpu()]
@@ -50,12 +59,17 @@ def evaluate(config: RunConfig, engine: Engine, team: Team, role: Role) -> dict[
             for name in names
         ]
     )
-    return {name: total / count for name, (total, count) in zip(names, team.total(mine).tolist(), strict=True)}
+    values = {name: total / count for name, (total, count) in zip(names, team.total(mine).tolist(), strict=True)}
+    if hasattr(task, "evidence"):
+        everyone = sorted((pair for own in team.gather(records) for pair in own), key=lambda pair: pair[0])
+        values |= team.share(task.conclude(role, [record for _, record in everyone]) if team.rank == 0 else None)
+    return values
 
 
 def _evaluation_draws(config: RunConfig, team: Team, role: Role) -> list[tuple[Draw, bool]]:
     num_items = config.task.num_items(role)
-    size = max(divide_batch(config.engine, team.size)[0], SMALLEST)
+    micro = divide_batch(config.engine, team.size)[0]
+    size = max(micro, getattr(config.task, "scored_together", SMALLEST))
     indices = np.arange(num_items)
     parts = [indices[start : start + size] for start in range(0, num_items, size)]
     rounds = math.ceil(len(parts) / team.size)

@@ -1,10 +1,21 @@
-"""Token Cropr: vision transformers of timm that lose tokens (Bergner et al., arXiv:2412.00965)."""
+"""Token Cropr: vision transformers of timm that lose tokens (Bergner et al., arXiv:2412.00965).
 
-from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, lengths
-from llf_ray.nn.cropr.module import Cropr, CroprOptions, Scorer
+What needs timm is imported when it is first asked for: timm takes seconds, and settings do without.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from llf_ray.nn.cropr.schedule import Budget, EarlyCut, KeepRate, Lengths, Schedule, Shape, Steady, places
-from llf_ray.nn.cropr.stripped import load_stripped, save_stripped, strip, traced
-from llf_ray.nn.cropr.transformer import Cropped, Cropping, Seen, apply, module_names, refusal, shape_of
+from llf_ray.nn.cropr.settings import Cropping, CroprOptions
+
+if TYPE_CHECKING:
+    from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, lengths
+    from llf_ray.nn.cropr.module import Cropr, Scorer
+    from llf_ray.nn.cropr.stripped import load_stripped, save_stripped, strip, traced
+    from llf_ray.nn.cropr.transformer import Cropped, Seen, apply, module_names, refusal, shape_of
 
 __all__ = [
     "BlockCosts",
@@ -35,3 +46,17 @@ __all__ = [
     "strip",
     "traced",
 ]
+
+_LATE = {
+    "flops": ("BlockCosts", "Count", "block_costs", "count", "lengths"),
+    "module": ("Cropr", "Scorer"),
+    "stripped": ("load_stripped", "save_stripped", "strip", "traced"),
+    "transformer": ("Cropped", "Seen", "apply", "module_names", "refusal", "shape_of"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for file, names in _LATE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{file}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

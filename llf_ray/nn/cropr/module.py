@@ -6,41 +6,15 @@ they gather must solve the auxiliary task. How strongly the queries ask for a to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from llf_ray.config import SettingError, check_number
+from llf_ray.config import SettingError
+from llf_ray.nn.cropr.settings import PROJECTIONS, CroprOptions
 
-__all__ = ["Cropr", "CroprOptions", "Scorer"]
-
-PROJECTIONS = ("query", "key", "value")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CroprOptions:
-    """What the paper tried beside its recipe, which is the default."""
-
-    heads: int = 1  # of the cross-attention; with more than one its output is projected
-    project: tuple[str, ...] = ()  # which of query, key and value go through a linear layer first
-    bias: bool = False  # of these layers
-    norm: bool = False  # LayerNorm over the tokens first
-    mlp_ratio: float = 4.0  # hidden width of the MLP behind the attention, in widths; 0: none
-    detach: bool = True  # the auxiliary task does not reach the network
-    sampled: float = 0.0  # temperature at which kept tokens are drawn in training (Gumbel); 0: the highest scores
-
-    def __post_init__(self) -> None:
-        check_number("heads", self.heads, low=1)
-        check_number("mlp_ratio", self.mlp_ratio, low=0.0)
-        check_number("sampled", self.sampled, low=0.0)
-        wrong = [name for name in self.project if name not in PROJECTIONS]
-        if wrong or len(set(self.project)) != len(self.project):
-            raise SettingError(f"project = {self.project!r}: some of {', '.join(PROJECTIONS)}, each once")
-        if self.bias and not self.project:
-            raise SettingError("bias = True: without projections (project=...) there is nothing that could have one")
+__all__ = ["Cropr", "Scorer"]
 
 
 class Cropr(nn.Module):

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from llf_ray.config import SettingError
-from llf_ray.nn.cropr.module import Cropr, CroprOptions, Scorer
+from llf_ray.nn.cropr.module import Cropr, Scorer
 from llf_ray.nn.cropr.schedule import Lengths
-from llf_ray.nn.cropr.transformer import Cropped, Cropping, apply
+from llf_ray.nn.cropr.settings import Cropping, CroprOptions
+from llf_ray.nn.cropr.transformer import Cropped, apply
 from llf_ray.nn.recipe import network_of
 from llf_ray.nn.weights import read_weights
 

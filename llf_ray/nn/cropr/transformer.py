@@ -7,9 +7,9 @@ copied, compiled and exported like any other, and timm's functions still know it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -20,16 +20,16 @@ from torch.utils.checkpoint import checkpoint
 
 from llf_ray.config import SettingError, check_number
 from llf_ray.nn.cropr.merge import most_merged, paired
-from llf_ray.nn.cropr.module import Cropr, CroprOptions, Scorer
-from llf_ray.nn.cropr.schedule import Budget, Schedule, Shape, Steady, places
+from llf_ray.nn.cropr.module import Cropr, Scorer
+from llf_ray.nn.cropr.schedule import Budget, Schedule, Shape, places
 from llf_ray.nn.cropr.select import attended, class_attention, draw, patch_variance, ranked
+from llf_ray.nn.cropr.settings import Cropping
 
 __all__ = [
     "Cropped",
     "CroppedDistilled",
     "CroppedEva",
     "CroppedVisionTransformer",
-    "Cropping",
     "Seen",
     "apply",
     "cropr_modules",
@@ -37,49 +37,6 @@ __all__ = [
     "refusal",
     "shape_of",
 ]
-
-Selector = Literal["cropr", "non_salient", "random", "variance", "class_attention", "merge"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cropping:
-    """How a transformer loses tokens. The defaults are the paper's for classification.
-
-    ``selector`` says what chooses: a `Cropr` module's scores, or the lowest of them ("non_salient"), chance, the
-    variance of a patch's pixels, the class token's attention, or token merging in place of cutting ("merge"). Under
-    ``fusion`` (last-layer fusion) the last block sees all tokens again, each as it was when it was cut.
-
-    Which tokens an aggregator looks at beside patches is ``sees``: the class token, as in the paper; all prefix tokens;
-    none. Registers are never scored. Over the first ``ramp`` epochs the schedule's pruning grows from nothing, evenly
-    (the paper's curriculum for segmentation).
-    """
-
-    schedule: Schedule | Budget = Steady(rate=8)
-    selector: Selector = "cropr"
-    fusion: bool = True
-    queries: int | Literal["patches"] = 1
-    options: CroprOptions = CroprOptions()
-    sees: Literal["class", "prefix", "patches"] = "class"
-    ramp: int = 0
-    proportional: bool = True  # merging: sizes of merged tokens count in attention (the ToMe paper does not for MAE)
-
-    def __post_init__(self) -> None:
-        check_number("ramp", self.ramp, low=0)
-        if isinstance(self.queries, int):
-            check_number("queries", self.queries, low=1)
-        if self.selector == "merge" and self.fusion:
-            raise SettingError("fusion = True: merged tokens cannot be put back; set fusion = False for selector 'merge'")
-
-    @property
-    def learns(self) -> bool:
-        """Whether modules have parameters and an auxiliary task."""
-        return self.selector in ("cropr", "non_salient")
-
-    def at(self, epoch: int) -> Schedule | Budget:
-        """The schedule of a training epoch, from 0."""
-        if epoch >= self.ramp or self.ramp < 2 or isinstance(self.schedule, Budget):
-            return self.schedule
-        return self.schedule.eased(epoch / (self.ramp - 1))
 
 
 class Seen(NamedTuple):
@@ -130,10 +87,8 @@ class Cropped(nn.Module):
         """
         tokens, auxiliary, places_of, depth, shape = self._run(x, kept, detailed, grid)
         tokens = self.norm(tokens)  # type: ignore[operator]
-        if grid:
-            output = _in_raster(tokens[:, self.num_prefix_tokens :], places_of, shape)
-        else:
-            output = self.forward_head(tokens)  # type: ignore[operator]
+        patches = tokens[:, self.num_prefix_tokens :]
+        output = _in_raster(patches, places_of, shape) if grid else self.forward_head(tokens)  # type: ignore[operator]
         if not detailed:
             return output
         return Seen(output, tuple(auxiliary), None if depth is None else depth.unflatten(1, shape))
@@ -212,7 +167,8 @@ class Cropped(nn.Module):
         if selector == "random":
             return draw(patches, number, training=self.training)
         if selector == "variance":
-            assert flatness is not None and where is not None
+            assert flatness is not None
+            assert where is not None
             return flatness.gather(1, where)
         module = cast("Cropr | Scorer", block.cropr)
         seen = None
@@ -444,7 +400,9 @@ def _gathered(table: Tensor, where: Tensor) -> Tensor:
         return table[where][:, None]
     if table.dim() == 4:
         return table[:, :, where].transpose(1, 2)
-    raise SettingError(f"model: a rotary table of shape {tuple(table.shape)} is not known; (N, d) or (depth, heads, N, d)")
+    raise SettingError(
+        f"model: a rotary table of shape {tuple(table.shape)} is not known; (N, d) or (depth, heads, N, d)"
+    )
 
 
 def _depths(where: Tensor | None, blocks: int) -> Tensor:
