@@ -31,6 +31,7 @@ __all__ = [
     "cropped_in",
     "load_stripped",
     "read_settings",
+    "save_settings",
     "save_stripped",
     "strip",
     "traced",
@@ -77,16 +78,21 @@ def save_stripped(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> N
     Raises:
         SettingError: a network that was not stripped, or that is more than a recipe makes.
     """
+    save_settings(folder, model, about)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+
+
+def save_settings(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """The settings alone, for a folder whose weights lie in a program; as `save_stripped`."""
     inside = cropped_in(model)
     if inside and not isinstance(model, Cropped):
         raise SettingError(
-            f"{type(model).__name__} has its {type(inside[0]).__name__} inside: save that one alone, or a program (traced)"
+            f"{type(model).__name__} has its {type(inside[0]).__name__} inside: save that one alone, or traced() of all"
         )
     if any(isinstance(module, Cropr) for module in model.modules()):
         raise SettingError(f"{type(model).__name__} has auxiliary heads: save what strip() makes of it")
     cropping = _concrete(model) if isinstance(model, Cropped) else None
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
     (folder / SETTINGS).write_text(json.dumps({"format": FORMAT, **about, "cropping": cropping}, indent=1))
 
 
@@ -106,7 +112,9 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, error) from None
     if version != FORMAT:
-        raise SettingError(f"{path}: format = {version!r}: this llf_ray reads format {FORMAT}; another version wrote it")
+        raise SettingError(
+            f"{path}: format = {version!r}: this llf_ray reads format {FORMAT}; another version wrote it"
+        )
     return dict(settings)
 
 
