@@ -1,0 +1,183 @@
+"""`llf-ray export` on finished runs, small but real."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from llf_ray.cli import main
+from llf_ray.config import SettingError
+from llf_ray.data.augment import Augment
+from llf_ray.data.order import Draw
+from llf_ray.data.sample import FashionSample
+from llf_ray.engine.base import EngineSettings
+from llf_ray.nn.cropr import Cropping, CroprOptions, Steady, load_stripped
+from llf_ray.nn.cropr.module import Cropr
+from llf_ray.recipes.long import Long
+from llf_ray.run import prepare
+from llf_ray.studies import export as study
+from llf_ray.studies.export import Written, export_of, onnx_session
+from llf_ray.studies.finished import open_finished
+from llf_ray.tasks.classification import Classification, CroppedTransformer, Normalised, TimmModel
+from llf_ray.tasks.classification import tiny as plain
+from llf_ray.train.folder import create
+from tests.local import ADAMW, settings, whole
+
+SMALL = TimmModel(
+    name="vit_tiny_patch16_224",
+    options={"img_size": 28, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3},
+)
+CUT = Cropping(schedule=Steady(rate=12), queries=2, options=CroprOptions(norm=True))
+TASK = Classification(
+    model=CroppedTransformer(model=SMALL, cropping=CUT),
+    data=FashionSample(num_train=40, num_held_out=20),
+    augment=Augment(shift=2, flip=0.5),
+)
+
+
+def config(task: Any) -> Any:
+    recipe = Long(generations=1, epochs=1)
+    return settings(recipe, task=task, optim=ADAMW, engine=EngineSettings(batch=20))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(config(TASK), tmp_path_factory.mktemp("runs") / "cropped")
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> tuple[Path, str]:
+    """The folder that the command wrote, and its words."""
+    words = ["export", run.name, "--folder", str(run.parent), *(f"--format={name}" for name in study.FORMATS)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    return run / "exported", done.output
+
+
+def some_images() -> torch.Tensor:
+    (batch,) = TASK.batches("test", [Draw(np.arange(20))], torch.device("cpu"))
+    return batch.images
+
+
+@torch.no_grad()
+def test_all_formats_compute_what_the_runs_network_does(run: Path, exported: tuple[Path, str]) -> None:
+    network, images = open_finished(run).network(), some_images()
+    wanted = network(images)
+    assert any(isinstance(module, Cropr) for module in network.modules())
+    weights = load_stripped(exported[0])
+    assert not any(isinstance(module, Cropr) for module in weights.modules())
+    program = torch.export.load(exported[0] / "model.pt2").module()
+    graph = onnx_session(exported[0] / "model.onnx")
+    for compute in (weights, program, graph):
+        for number in (1, 20):
+            torch.testing.assert_close(compute(images[:number]), wanted[:number], rtol=1e-4, atol=1e-5)
+
+
+def test_the_onnx_graph_is_plain_and_takes_any_batch(exported: tuple[Path, str]) -> None:
+    graph = onnx.load(exported[0] / "model.onnx").graph
+    operators = {node.op_type for node in graph.node}
+    assert {"TopK", "GatherElements", "Concat", "MatMul"} <= operators
+    assert not operators & {"Loop", "If", "Scan", "NonZero"}, "lengths are the same for every image"
+    assert all(not node.domain for node in graph.node), "operators of the standard alone"
+    (given,), (answer,) = graph.input, graph.output
+    assert (given.name, answer.name) == ("images", "scores")
+    first, *others = given.type.tensor_type.shape.dim
+    assert first.dim_param
+    assert [axis.dim_value for axis in others] == [1, 28, 28]
+
+
+def test_the_command_says_what_it_wrote_and_how_well_it_fits(run: Path, exported: tuple[Path, str]) -> None:
+    folder, said = exported
+    network = open_finished(run).network()
+    own = sum(p.numel() for name, p in network.named_parameters() if ".cropr." not in name) + 2 * 24
+    assert said.startswith(
+        f"{own:,} numbers of the {sum(p.numel() for p in network.parameters()):,} that were trained\n"
+    )
+    for name, file in (("safetensors", "model.safetensors"), ("torch", "model.pt2"), ("onnx", "model.onnx")):
+        assert f"{name}: {file}, " in said
+        assert (folder / file).stat().st_size > 4 * own
+    assert said.count("the class is the same for 20\n") == 3
+    assert said.endswith(f"written: {folder}\n")
+
+
+def test_the_settings_hold_all_that_a_user_needs(exported: tuple[Path, str]) -> None:
+    found = json.loads((exported[0] / "model.json").read_text())
+    scaling = TASK.scaling()
+    assert found["format"] == 1
+    assert found["run"] == "toy"
+    assert found["network"]["timm"] == "vit_tiny_patch16_224"
+    assert found["network"]["options"] == {"num_classes": 10, "in_chans": 1, **SMALL.options}
+    assert found["cropping"]["after"] == [1, 2]
+    assert found["cropping"]["tokens"] == [37, 25], "49 patches and the class token, less 12 + 1, less 12"
+    assert found["classes"] == list(TASK.data.classes())
+    assert found["images"]["mean"] == list(scaling.mean)
+    assert found["images"]["std"] == list(scaling.std)
+    assert (found["images"]["height"], found["images"]["resize"]) == (28, "square")
+
+
+def test_any_network_of_classification_is_exported(tmp_path: Path) -> None:
+    task = replace(plain, label_smoothing=0.0, model=Normalised(model=plain.model, after=("layer1",)))
+    found = export_of(whole(config(task), tmp_path / "plain"), tmp_path / "here", study.FORMATS[:2])
+    assert [one.sound for one in found.written] == [True, True]
+    assert found.cost == found.dense_cost
+    assert found.numbers == found.trained_numbers
+    assert not [name for name in load_stripped(tmp_path / "here").state_dict() if "normaliser" in name]
+
+
+def test_a_network_that_a_program_cannot_hold_goes_by_its_weights(tmp_path: Path) -> None:
+    drawn = replace(TASK.model, cropping=Cropping(schedule=Steady(rate=12), selector="random"))
+    folder = whole(config(replace(TASK, model=drawn)), tmp_path / "drawn")
+    with pytest.raises(
+        SettingError, match=r"run 'drawn': selector 'random' draws anew .*; format safetensors can hold it"
+    ):
+        export_of(folder, formats=("safetensors", "onnx"))
+    assert not (folder / "exported").exists(), "nothing is written before all is known to work"
+    (one,) = export_of(folder).written
+    assert one.sound
+
+
+def test_mistakes_are_one_line_before_anything_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(prepare(config(TASK)), tmp_path / "begun")
+    toy = whole(settings(Long(generations=1, epochs=1)), tmp_path / "toy")
+    with pytest.raises(SettingError, match="format 'onxx' does not exist; did you mean 'onnx'"):
+        export_of(run, tmp_path / "new", ("onxx",))
+    with pytest.raises(SettingError, match="run 'begun' is not finished"):
+        export_of(tmp_path / "begun", tmp_path / "new")
+    with pytest.raises(SettingError, match="run 'toy': Toy has no network that turns images into class scores"):
+        export_of(toy, tmp_path / "new")
+    monkeypatch.setattr(study, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(
+        SettingError, match=r"format onnx: onnxscript is not installed: pip install 'llf_ray\[export\]'"
+    ):
+        export_of(run, tmp_path / "new", ("onnx",))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_computes_something_else_is_a_failure(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(folder: Path) -> Any:
+        network = load_stripped(folder)
+        return lambda images: network(images) + 1.0
+
+    monkeypatch.setattr(study, "load_stripped", wrong)
+    done = CliRunner().invoke(main, ["export", str(run), "--to", str(tmp_path / "new")])
+    assert done.exit_code == 1
+    assert f"llf-ray: safetensors in {tmp_path / 'new'} does not compute what the run's network does" in done.output
+
+
+def test_sizes_count_what_lies_beside_a_file(tmp_path: Path) -> None:
+    for name, size in (("a", 3), ("b", 5)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    written = Written(format="onnx", files=(tmp_path / "a", tmp_path / "b"), difference=0.0, same=1, sound=True)
+    assert written.size == 8
