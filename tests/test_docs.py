@@ -72,3 +72,15 @@ def test_the_loop_on_the_page_ascends_where_a_rule_says_so(page: dict[str, Any])
             return float(torch.nn.functional.cross_entropy(model(page["images"]), page["labels"]))
 
     assert loss_after(1.0) < loss_after(0.0) < loss_after(-1.0)
+
+
+def test_the_page_of_cropr_trains_and_ships_what_it_says() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "cropr.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/cropr.md", "exec"), names)
+    model, shipped, images = names["model"], names["shipped"], names["images"]
+    with torch.no_grad():
+        torch.testing.assert_close(shipped(images), model.eval()(images))
+    assert len(names["seen"].auxiliary) == len(model.after) == 11
+    assert model.blocks[5].cropr.queries.grad.abs().sum() > 0
+    assert 0.35 < names["saved"] < 0.5

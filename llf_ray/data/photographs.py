@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from llf_ray.config import SettingError, check_number
-from llf_ray.data.base import Pixels, Role, Stack, check_settings, found, read_image
+from llf_ray.data.base import DataSet, Pixels, Role, Stack, check_settings, few, found, limit_of, read_image
 from llf_ray.data.order import Indices, below, uniform
 from llf_ray.data.sample import FashionSample
 
@@ -50,6 +50,9 @@ _OWNER, _BLOCK, _CROP_TOP, _CROP_LEFT, _ITEM_TOP, _ITEM_LEFT = range(6)
 class FashionOnPhotographs:
     """36x36 grey pictures, 10 classes: 2,000 train, 1,000 validation, 4,000 test; roles share neither items
     nor backgrounds.
+
+    ``items`` says where the pieces of clothing are from in place of the bundled ones: more of them, grey, no larger
+    than ``size``. The larger the picture, the smaller the part of it that is evidence.
     """
 
     size: int = 36
@@ -57,10 +60,13 @@ class FashionOnPhotographs:
     seed: int = 0  # of places and backgrounds; the items are always the same
     num_train: int | None = None  # at most this many training items, classes balanced
     num_held_out: int | None = None  # at most this many validation items and this many test items
+    items: DataSet | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
         check_number("size", self.size, low=28, high=BLOCK)
+        if self.items is not None and self.items.channels != 1:
+            raise SettingError(f"items = {self.items!r}: must be grey pictures (channels=1)")
         check_number("light", self.light, low=0.0, high=1.0)
 
     @property
@@ -68,15 +74,29 @@ class FashionOnPhotographs:
         return 1
 
     def classes(self) -> tuple[str, ...]:
-        return FashionSample().classes()
+        return (self.items or FashionSample()).classes()
 
     def load(self, role: Role) -> Stack:
-        items = FashionSample(num_train=self.num_train, num_held_out=self.num_held_out).load(role)
+        items = self._chosen(role)
         numbers = np.arange(len(items.labels))
         backgrounds = self._backgrounds(role, numbers)
         room = self.size - items.images.shape[1] + 1
         top, left = (below(room, self._key(stream, role), numbers) for stream in (_ITEM_TOP, _ITEM_LEFT))
         return Stack(blend(items.images, backgrounds, top, left), items.labels)
+
+    def _chosen(self, role: Role) -> Stack:
+        if self.items is None:
+            return FashionSample(num_train=self.num_train, num_held_out=self.num_held_out).load(role)
+        source = self.items.load(role)
+        chosen = few(source.labels, limit_of(role, self.num_train, self.num_held_out))
+        images = [source.image(int(index)) for index in chosen]
+        odd = next((image.shape for image in images if image.shape != images[0].shape), images[0].shape)
+        if odd != images[0].shape or max(odd[:2]) > self.size:
+            raise SettingError(
+                f"items = {self.items!r}: pictures of one size, at most {self.size} x {self.size}, are needed; one is "
+                f"{odd[0]} x {odd[1]}"
+            )
+        return Stack(np.stack(images), source.labels[chosen])
 
     def _key(self, stream: int, role: Role) -> tuple[int, ...]:
         return (_PHOTOGRAPHS, self.seed, stream, list(ROLE_SHARES).index(role))

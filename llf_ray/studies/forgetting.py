@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from llf_ray.config import SettingError, from_plain, nearest, to_plain, unknown
+from llf_ray.config import SettingError, nearest, to_plain, unknown
 from llf_ray.data import (
     Augment,
     ChestXray,
@@ -34,7 +34,7 @@ from llf_ray.data import (
 )
 from llf_ray.data.base import ROOT_VARIABLE, DataSet, anchored, located
 from llf_ray.engine.base import EngineSettings, Optim
-from llf_ray.journal import Tracking, read_run, replace_text
+from llf_ray.journal import Tracking, replace_text
 from llf_ray.measures.selectivity import Probe, targeted
 from llf_ray.recipes.active_forgetting import ActiveForgetting
 from llf_ray.recipes.base import Recipe
@@ -53,7 +53,7 @@ from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import Checkpoints, Comparison, Resources, RunConfig, prepare
 from llf_ray.studies.compare import prepare_arms
 from llf_ray.studies.examine import Examination, check_examination, examine, is_examined
-from llf_ray.studies.kept import STUDY, keep, spending
+from llf_ray.studies.kept import check_trainings, keep, spending
 from llf_ray.studies.measure import Protocol
 from llf_ray.studies.show import check_budgets, draw_run
 from llf_ray.tasks.models import Normalised
@@ -674,19 +674,7 @@ def look(study: ForgettingStudy, *, there: bool = True) -> Path:
     Raises:
         SettingError: it does not exist (unless ``there`` is False), or holds trainings of other settings.
     """
-    folder = Path(study.folder) / study.name
-    if there and not (folder / STUDY).exists():
-        raise SettingError(f"name {study.name!r}: there is no study in {folder}; without --tables one is begun")
-    for name, config in study.trainings().items():
-        if not (folder / name / "run.json").exists():
-            continue
-        begun: RunConfig = from_plain(read_run(folder / name)["job"])
-        if begun.identity != config.identity:
-            raise SettingError(
-                f"name {study.name!r}: {folder / name} holds a training of other settings; choose another --name or "
-                "--folder, or remove it"
-            )
-    return folder
+    return check_trainings(Path(study.folder) / study.name, study.name, study.trainings(), there=there)
 
 
 def carry_out(
