@@ -111,12 +111,12 @@ class Scorer(nn.Module):
     @classmethod
     def of(cls, module: Cropr) -> Scorer:
         """The scorer that ranks tokens as ``module`` does."""
-        scorer = cls(module.queries.shape[1], norm=module.options.norm)
+        scorer = cls(module.queries.shape[1], norm=module.options.norm).to(module.queries.device, module.queries.dtype)
         with torch.no_grad():
             direction = module.direction()
             scale = module.norm.weight if isinstance(module.norm, nn.LayerNorm) else 1.0
             scorer.direction.copy_(direction * scale)
-        return scorer.to(module.queries.device, module.queries.dtype)
+        return scorer
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores, (B, M); it has no answer to an auxiliary task."""
