@@ -1209,7 +1209,7 @@ class KeepMap:
     depth: np.ndarray
 
 
-CUTS = ("BuPu_r", 0.0, 0.8)  # from dark to pale: early cuts, late cuts; a hue that few photographs are full of
+CUTS = ("BuPu_r", 0.0, 0.72)  # from dark to pale: early cuts, late cuts; a hue that few photographs are full of
 COVER = 0.72  # how much of a cut patch its colour covers
 SIDE = 3.6  # of a picture, in inches
 
@@ -1254,7 +1254,7 @@ def keep_maps(
             plain.imshow(_coloured(picture.pixels), interpolation=_smoothing(picture))
             words = (shortened(picture.name, 26), shortened(picture.answer, 26))
             plain.set_title("\n".join(words), fontsize=7.5, fontweight="normal", pad=3)
-            _draw_cuts(cut, picture, after, blocks)
+            _draw_cuts(cut, picture, after, blocks, frame=0.9)
         figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
         wide, _ = figure.get_size_inches()
         _cuts_legend(figure, axes, after, blocks, location="bottom", shrink=min(1.0, 4.6 / wide), aspect=28, pad=0.01)
@@ -1277,8 +1277,8 @@ def _cut_colours(after: Sequence[int]) -> np.ndarray:
     return np.asarray(matplotlib.colormaps[name](places))[:, :3]
 
 
-def _draw_cuts(ax: Axes, picture: KeepMap, after: Sequence[int], blocks: int) -> None:
-    """The image with cut patches covered, and a frame around what was kept."""
+def _draw_cuts(ax: Axes, picture: KeepMap, after: Sequence[int], blocks: int, frame: float = 1.5) -> None:
+    """The image with cut patches covered, and a frame, so many points wide, around what was kept."""
     pixels = _coloured(picture.pixels) / 255
     high, wide = pixels.shape[:2]
     down, across = picture.depth.shape
@@ -1288,7 +1288,8 @@ def _draw_cuts(ax: Axes, picture: KeepMap, after: Sequence[int], blocks: int) ->
     grey = pixels.mean(2, keepdims=True).repeat(3, 2)
     covered = np.where((depth >= blocks)[..., None], pixels, (1 - COVER) * grey + COVER * colours[depth])
     ax.imshow(covered, interpolation=_smoothing(picture))
-    ax.add_collection(LineCollection(_frames(picture.depth >= blocks, high / down, wide / across), colors="white"))
+    lines = _frames(picture.depth >= blocks, high / down, wide / across)
+    ax.add_collection(LineCollection(lines, colors="white", linewidths=frame))
     ax.set_axis_off()
 
 

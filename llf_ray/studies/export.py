@@ -201,7 +201,7 @@ def _written(name: str, folder: Path, network: nn.Module, about: Mapping[str, An
         save_stripped(folder, network, about)
         return held.against(name, [folder / WEIGHTS], load_stripped(folder))
     save_settings(folder, network, about)
-    program = traced(network, held.images[:2].expand(2, -1, -1, -1))
+    program = traced(network, torch.zeros(2, *held.images.shape[1:]))  # a program keeps its example: nobody's image
     if name == "torch":
         torch.export.save(program, folder / PROGRAM)
         return held.against(name, [folder / PROGRAM], torch.export.load(folder / PROGRAM).module(), UNEVEN)
@@ -251,12 +251,12 @@ def onnx_session(path: Path) -> Scores:
 def report(made: Exported) -> list[str]:
     """What was written, a line each."""
     lines = [
-        f"{made.numbers:,} numbers of the {made.trained_numbers:,} that were trained",
+        f"{made.numbers:,} numbers of the {made.trained_numbers:,} parameters that were trained",
         f"multiply-adds of an image, attention counted: {_amount(made.cost.total)} of {_amount(made.dense_cost.total)} "
         f"without cuts ({made.cost.total / made.dense_cost.total:.0%})",
     ]
     if made.numbers == made.trained_numbers:
-        lines[0] = f"{made.numbers:,} numbers, all that were trained"
+        lines[0] = f"{made.numbers:,} parameters, all that were trained"
     if made.cost == made.dense_cost:
         lines[1] = f"multiply-adds of an image, attention counted: {_amount(made.cost.total)}"
     for one in made.written:
