@@ -6,7 +6,9 @@ held against the run's own network on test images before anyone trusts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +40,18 @@ from llf_ray.nn.recipe import network_of
 from llf_ray.studies.finished import open_finished
 from llf_ray.tasks.classification import Classification
 
-__all__ = ["FORMATS", "ONNX", "PROGRAM", "Exported", "Written", "check_formats", "export_of", "onnx_session", "report"]
+__all__ = [
+    "FORMATS",
+    "ONNX",
+    "PROGRAM",
+    "Exported",
+    "Written",
+    "check_formats",
+    "export_of",
+    "onnx_session",
+    "report",
+    "save_onnx",
+]
 
 FORMATS = ("safetensors", "torch", "onnx")
 PROGRAM, ONNX = "model.pt2", "model.onnx"
@@ -205,25 +218,39 @@ def _written(name: str, folder: Path, network: nn.Module, about: Mapping[str, An
     if name == "torch":
         torch.export.save(program, folder / PROGRAM)
         return held.against(name, [folder / PROGRAM], torch.export.load(folder / PROGRAM).module(), UNEVEN)
-    files = _save_onnx(program, folder / ONNX, sum(value.nbytes for value in network.state_dict().values()))
+    files = save_onnx(program, folder / ONNX, sum(value.nbytes for value in network.state_dict().values()))
     return held.against(name, files, onnx_session(folder / ONNX), UNEVEN)
 
 
-def _save_onnx(program: ExportedProgram, path: Path, size: int) -> list[Path]:
+def save_onnx(program: ExportedProgram, path: Path, size: int) -> list[Path]:
     """Write an ONNX graph with a batch of any size; weights of ``size`` bytes beside it where they are many."""
     beside = path.with_name(f"{path.name}.data")
     beside.unlink(missing_ok=True)
-    torch.onnx.export(
-        program,
-        (),
-        path,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamo=True,
-        external_data=size > MOST_INSIDE,
-        verbose=False,
-    )
+    with _quiet("onnxscript", "onnx_ir"):
+        torch.onnx.export(
+            program,
+            (),
+            path,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamo=True,
+            external_data=size > MOST_INSIDE,
+            verbose=False,
+        )
     return [path, *([beside] if beside.exists() else [])]
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Without these loggers' remarks on what they could not make smaller."""
+    kept = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in kept.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def onnx_session(path: Path) -> Scores:

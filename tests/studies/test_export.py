@@ -10,56 +10,25 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
 
 from llf_ray.cli import main
 from llf_ray.config import SettingError
-from llf_ray.data.augment import Augment
 from llf_ray.data.order import Draw
-from llf_ray.data.sample import FashionSample
-from llf_ray.engine.base import EngineSettings
-from llf_ray.nn.cropr import Cropping, CroprOptions, Steady, load_stripped
+from llf_ray.nn.cropr import Cropping, Steady, apply, load_stripped, strip, traced
 from llf_ray.nn.cropr.module import Cropr
 from llf_ray.recipes.long import Long
 from llf_ray.run import prepare
 from llf_ray.studies import export as study
-from llf_ray.studies.export import Written, export_of, onnx_session
+from llf_ray.studies.export import Written, export_of, onnx_session, save_onnx
 from llf_ray.studies.finished import open_finished
-from llf_ray.tasks.classification import Classification, CroppedTransformer, Normalised, TimmModel
+from llf_ray.tasks.classification import Normalised
 from llf_ray.tasks.classification import tiny as plain
 from llf_ray.train.folder import create
-from tests.local import ADAMW, settings, whole
-
-SMALL = TimmModel(
-    name="vit_tiny_patch16_224",
-    options={"img_size": 28, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3},
-)
-CUT = Cropping(schedule=Steady(rate=12), queries=2, options=CroprOptions(norm=True))
-TASK = Classification(
-    model=CroppedTransformer(model=SMALL, cropping=CUT),
-    data=FashionSample(num_train=40, num_held_out=20),
-    augment=Augment(shift=2, flip=0.5),
-)
-
-
-def config(task: Any) -> Any:
-    recipe = Long(generations=1, epochs=1)
-    return settings(recipe, task=task, optim=ADAMW, engine=EngineSettings(batch=20))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole(config(TASK), tmp_path_factory.mktemp("runs") / "cropped")
-
-
-@pytest.fixture(scope="module")
-def exported(run: Path) -> tuple[Path, str]:
-    """The folder that the command wrote, and its words."""
-    words = ["export", run.name, "--folder", str(run.parent), *(f"--format={name}" for name in study.FORMATS)]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 0, done.output
-    return run / "exported", done.output
+from tests.local import settings, whole
+from tests.studies.shipped import SMALL, TASK, config
 
 
 def some_images() -> torch.Tensor:
@@ -68,8 +37,8 @@ def some_images() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_all_formats_compute_what_the_runs_network_does(run: Path, exported: tuple[Path, str]) -> None:
-    network, images = open_finished(run).network(), some_images()
+def test_all_formats_compute_what_the_runs_network_does(cropped_run: Path, exported: tuple[Path, str]) -> None:
+    network, images = open_finished(cropped_run).network(), some_images()
     wanted = network(images)
     assert any(isinstance(module, Cropr) for module in network.modules())
     weights = load_stripped(exported[0])
@@ -94,12 +63,36 @@ def test_the_onnx_graph_is_plain_and_takes_any_batch(exported: tuple[Path, str])
     assert [axis.dim_value for axis in others] == [1, 28, 28]
 
 
-def test_the_command_says_what_it_wrote_and_how_well_it_fits(run: Path, exported: tuple[Path, str]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", [True, False], ids=["fusion", "no fusion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+        "eva02_tiny_patch14_224",
+        "vit_small_patch16_rope_mixed_224",
+    ],
+)
+@torch.no_grad()
+def test_every_family_goes_through_onnx(name: str, fusion: bool, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_classes": 7, "embed_dim": 24, "depth": 4, "num_heads": 3, "img_size": 112}
+    model = apply(timm.create_model(name, **options), Cropping(schedule=Steady(rate=9), fusion=fusion)).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    images = torch.randn(5, 3, 112, 112)
+    save_onnx(traced(strip(model), images[:2]), tmp_path / "m.onnx", 0)
+    scores = onnx_session(tmp_path / "m.onnx")
+    for number in (1, 3, 5):  # three images are as many as there are heads
+        torch.testing.assert_close(scores(images[:number]), model(images[:number]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_says_what_it_wrote_and_how_well_it_fits(cropped_run: Path, exported: tuple[Path, str]) -> None:
     folder, said = exported
-    network = open_finished(run).network()
+    network = open_finished(cropped_run).network()
     own = sum(p.numel() for name, p in network.named_parameters() if ".cropr." not in name) + 2 * 24
     assert said.startswith(
-        f"{own:,} numbers of the {sum(p.numel() for p in network.parameters()):,} that were trained\n"
+        f"{own:,} numbers of the {sum(p.numel() for p in network.parameters()):,} parameters that were trained\n"
     )
     for name, file in (("safetensors", "model.safetensors"), ("torch", "model.pt2"), ("onnx", "model.onnx")):
         assert f"{name}: {file}, " in said
@@ -145,12 +138,12 @@ def test_a_network_that_a_program_cannot_hold_goes_by_its_weights(tmp_path: Path
 
 
 def test_mistakes_are_one_line_before_anything_is_written(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cropped_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create(prepare(config(TASK)), tmp_path / "begun")
+    create(prepare(config()), tmp_path / "begun")
     toy = whole(settings(Long(generations=1, epochs=1)), tmp_path / "toy")
     with pytest.raises(SettingError, match="format 'onxx' does not exist; did you mean 'onnx'"):
-        export_of(run, tmp_path / "new", ("onxx",))
+        export_of(cropped_run, tmp_path / "new", ("onxx",))
     with pytest.raises(SettingError, match="run 'begun' is not finished"):
         export_of(tmp_path / "begun", tmp_path / "new")
     with pytest.raises(SettingError, match="run 'toy': Toy has no network that turns images into class scores"):
@@ -159,19 +152,19 @@ def test_mistakes_are_one_line_before_anything_is_written(
     with pytest.raises(
         SettingError, match=r"format onnx: onnxscript is not installed: pip install 'llf_ray\[export\]'"
     ):
-        export_of(run, tmp_path / "new", ("onnx",))
+        export_of(cropped_run, tmp_path / "new", ("onnx",))
     assert not (tmp_path / "new").exists()
 
 
 def test_a_file_that_computes_something_else_is_a_failure(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cropped_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(folder: Path) -> Any:
         network = load_stripped(folder)
         return lambda images: network(images) + 1.0
 
     monkeypatch.setattr(study, "load_stripped", wrong)
-    done = CliRunner().invoke(main, ["export", str(run), "--to", str(tmp_path / "new")])
+    done = CliRunner().invoke(main, ["export", str(cropped_run), "--to", str(tmp_path / "new")])
     assert done.exit_code == 1
     assert f"llf-ray: safetensors in {tmp_path / 'new'} does not compute what the run's network does" in done.output
 

@@ -24,19 +24,15 @@ from llf_ray.studies.finished import open_finished
 from llf_ray.studies.predict import images_at, open_model, predict
 from llf_ray.tasks.classification import tiny as plain
 from tests.local import whole
-from tests.studies.test_export import TASK, config
+from tests.studies.shipped import TASK, config
 
 FORMATS = ("bmp", "gif", "pgm", "png", "tif", "jp2")  # without loss, for grey pixels
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole(config(TASK), tmp_path_factory.mktemp("runs") / "cropped")
-
-
-@pytest.fixture(scope="module")
-def model(run: Path) -> Path:
-    return export_of(run, formats=("safetensors", "onnx")).folder
+@pytest.fixture
+def model(exported: tuple[Path, str]) -> Path:
+    """The exported folder."""
+    return exported[0]
 
 
 @pytest.fixture
@@ -60,10 +56,10 @@ def asked(*words: Any) -> Any:
 @pytest.mark.parametrize("file", ["", "model.safetensors", "model.onnx"])
 @torch.no_grad()
 def test_answers_are_those_of_the_runs_network_on_its_test_images(
-    file: str, run: Path, model: Path, pictures: Path
+    file: str, cropped_run: Path, model: Path, pictures: Path
 ) -> None:
     (batch,) = TASK.batches("test", [Draw(np.arange(20))], torch.device("cpu"))
-    chances = open_finished(run).network()(batch.images).softmax(1)
+    chances = open_finished(cropped_run).network()(batch.images).softmax(1)
     for size in (32, 3):
         done = asked(model / file, pictures, "--to", pictures / "answers.csv", "--top", 3, "--batch", size)
         assert done.exit_code == 0, done.output
@@ -105,9 +101,9 @@ def test_maps_are_drawn_for_each_image_and_on_one_sheet(model: Path, pictures: P
 
 
 @torch.no_grad()
-def test_the_map_says_behind_which_block_each_patch_went(run: Path, model: Path) -> None:
+def test_the_map_says_behind_which_block_each_patch_went(cropped_run: Path, model: Path) -> None:
     """Against a hook on each block that counts the tokens that reach it."""
-    opened, network = open_model(model), open_finished(run).network()
+    opened, network = open_model(model), open_finished(cropped_run).network()
     (batch,) = TASK.batches("test", [Draw(np.arange(4))], torch.device("cpu"))
     lengths: list[int] = []
     for block in network.blocks:  # type: ignore[union-attr]
@@ -153,7 +149,6 @@ def test_mistakes_are_one_line_with_the_nearest_name(model: Path, pictures: Path
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("")
-    (model / "model.pt2").touch()
     few = changed(model, tmp_path / "few", classes=["a", "b"])
     blind = changed(model, tmp_path / "blind", images={"channels": 1})
     for words, said in (
