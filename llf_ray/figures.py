@@ -1244,7 +1244,7 @@ def keep_maps(
     rows = -(-len(pictures) // columns)
     side = 1.9
     with _drawing(path, max(5.0, side * columns), (2 * side + 0.24) * rows + 0.95) as figure:
-        figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[union-attr]
+        figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[union-attr, call-arg]
         axes = figure.subplots(2 * rows, columns, squeeze=False)
         for ax in axes.flatten():
             ax.set_axis_off()
