@@ -345,8 +345,7 @@ def test_what_cannot_be_exported_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fusion", [True, False], ids=["fusion", "no fusion"])
-@pytest.mark.parametrize("family", ["class token", "rotary"])
+@pytest.mark.parametrize(("family", "fusion"), [("class token", True), ("rotary", False)], ids=str)
 def test_a_stripped_model_compiles_in_one_graph(family: str, fusion: bool) -> None:
     model = trained(family, Cropping(schedule=Steady(rate=3), fusion=fusion), depth=3)
     images = images_for(model, 4)
