@@ -530,7 +530,7 @@ def study() -> None:
     metavar="[quick|small|paper]",
     default="small",
     show_default=True,
-    help="quick: a minute or two, shows that all works; small: about 35 minutes on two cores; paper: a cluster's GPUs.",
+    help="quick: a minute or two, shows that all works; small: 40 minutes on two cores; paper: a cluster's GPUs.",
 )
 @click.option(
     "--data-root",
@@ -557,10 +557,7 @@ def forgetting(
 
     Trainings run side by side, one core (or GPU) each; the same command carries on a study that stopped.
     """
-    if data_root is not None:
-        if size == "quick":
-            raise SettingError(f"--data-root {data_root}: goes with --size small or paper; quick has bundled images")
-        os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
+    _set_data_root(data_root, size)
     from llf_ray.studies import forgetting as settings
     from llf_ray.studies import forgetting_results as results
 
@@ -611,6 +608,69 @@ def language(size: str, seeds: int | None, name: str, plain: bool, verbose: bool
         result, written = settings.write(asked, place)
         lines = [*settings.conclusions(result), *(f"{path.stem}: {path}" for path in written)]
     _end(outcomes, heard, lines, place / LOG)
+
+
+@study.command()
+@click.option(
+    "--size",
+    metavar="[quick|small|paper]",
+    default="small",
+    show_default=True,
+    help="quick: a few minutes, shows that all works; small: real images, two cores; paper: a cluster's GPUs.",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where data sets lie, in place of the variable LLF_RAY_DATA: small wants CamVid and nuclei there.",
+)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3; quick: 1; paper: 5].")
+@click.option("--name", default="", help="Name of the study's folder [default: cropr-SIZE].")
+@click.option("--tables", is_flag=True, help="Train nothing, only read: make tables and figures of what is there.")
+@plain_option
+@verbose_option
+@runs_option
+def cropr(
+    size: str,
+    data_root: Path | None,
+    seeds: int | None,
+    name: str,
+    tables: bool,
+    plain: bool,
+    verbose: bool,
+    folder: Path,
+) -> None:
+    """What can vision transformers do without? Tokens are pruned on four vision tasks, by Cropr and by its rivals.
+
+    Trainings run side by side, one core (or GPU) each; the same command carries on a study that stopped.
+    """
+    _set_data_root(data_root, size)
+    from llf_ray.studies import cropr as settings
+    from llf_ray.studies import cropr_results as results
+    from llf_ray.studies.cropr_sizes import make
+
+    _quiet(plain)
+    asked = make(size, seeds=seeds, folder=str(folder), name=name)  # type: ignore[arg-type]
+    heard, outcomes, lines = Heard(), list[Any](), list[str]()
+    if tables:
+        _checked(lambda: settings.look(asked))
+    else:
+        starts = _checked(lambda: settings.begin(asked))
+        click.echo(f"{asked.name}: {asked.about}; {len(asked.trainings())} trainings")
+        made, outcomes = settings.carry_out(asked, starts, verbose=verbose, on_signal=heard, say=click.echo)
+        lines = _unfinished(made, outcomes)
+    found = results.findings(asked)
+    _console().print(results.report(found))
+    lines = [*(f"{path.stem}: {path}" for path in results.write(found)), *lines]
+    _end(outcomes, heard, lines, asked.place / LOG)
+
+
+def _set_data_root(data_root: Path | None, size: str) -> None:
+    """Where a study's data lie, for everything that is called from here."""
+    if data_root is None:
+        return
+    if size == "quick":
+        raise SettingError(f"--data-root {data_root}: goes with --size small or paper; quick has bundled images")
+    os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
 
 
 def _unfinished(runs: Sequence[Any], outcomes: Sequence[Outcome]) -> list[str]:

@@ -214,7 +214,7 @@ def prepare(config: RunConfig) -> Prepared:
         # a reset needs groups of its own only where the optimizer lives on: there step counts restart with moments
         [*ruled, *(reset if keeps else {})],
         decays=lambda slot: config.optim.decay == "all" or len(slot.shape) > 1,
-        factor=_layer_factor(slots, config.optim.layer_decay),
+        factor=_layer_factor(slots, config.optim.layer_decay, _new_modules(config.task, skeleton)),
     )
     check_module(skeleton, groups, config.engine)
     check_left(plan.phases, slots)
@@ -385,9 +385,13 @@ def _check_probes(config: RunConfig, slots: Sequence[Slot], total: int) -> None:
                     raise SettingError(f"probes.{number}: perturbation {perturbation.name!r}: {error}") from None
 
 
-def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot], float]:
+def _new_modules(task: Any, skeleton: torch.nn.Module) -> tuple[str, ...]:
+    return task.new_modules(skeleton) if hasattr(task, "new_modules") else ()
+
+
+def _layer_factor(slots: Sequence[Slot], decay: float | None, new: Sequence[str] = ()) -> Callable[[Slot], float]:
     """Layer-wise learning-rate decay: the last layer keeps the rate, each layer below has ``decay`` times the one
-    above.
+    above. ``new`` modules have the full rate wherever they are: no pretrained weights are spared in them.
 
     Layers are the network's blocks (`llf_ray.forget.groups.block_of`); what lies in front of the first block (stem,
     tokens, positions) is one layer, and what lies behind the last one (normaliser, head) is one. A network without
@@ -397,7 +401,8 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None) -> Callable[[Slot]
         return lambda slot: 1.0
     depths = _depths([slot for slot in slots if slot.kind != "statistic"])
     last = max(depths.values())
-    return lambda slot: decay ** (last - depths[slot.name])
+    inside = tuple(f"{module}." for module in new)
+    return lambda slot: 1.0 if slot.name.startswith(inside) else decay ** (last - depths[slot.name])
 
 
 def _depths(slots: Sequence[Slot]) -> dict[str, int]:

@@ -49,6 +49,8 @@ EPOCHS = {  # of each arm, as published; those of another job are for all jobs o
     "alternating_imagenet_resnet50": 100,
     "shrink_perturb_cifar10_resnet18": 45 * 8,
     "selective_forgetting_mnist_lenet": 1000,
+    "imagenet_vit_large": 50,
+    "cropr_imagenet_eva02_large": 30,
 }
 
 IMAGES = [path for path in PAPER if any(name in path.stem for name in ITEMS)]
@@ -60,6 +62,8 @@ SIZES = {
     "resnet50": 23_000_000,
     "vit": 5_000_000,
     "lenet": 260_000,
+    "vit_large": 300_000_000,
+    "eva02_large": 300_000_000,
 }  # entries, or more
 
 

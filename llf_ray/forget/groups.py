@@ -45,10 +45,10 @@ _DENSE_LAYER = re.compile(r"denselayer\d+")  # DenseNets number the name itself
 class Slot:
     """One parameter or buffer of a model.
 
-    ``kind``: "weight" (of a convolution or linear layer), "bias" (of one), "norm" (affine of a normaliser),
-    "embedding", "other" (tokens, positions, scales), "statistic" (a buffer). ``layer`` is the place of its module
-    among the modules that own entries, ``count`` the 1-based number of the last convolution or linear layer up to
-    here, shortcuts not counted.
+    ``kind``: "weight" (of a convolution or linear layer, or what a module names in ``weights_of_its_own``), "bias" (of
+    one), "norm" (affine of a normaliser), "embedding", "other" (tokens, positions, scales), "statistic" (a buffer).
+    ``layer`` is the place of its module among the modules that own entries, ``count`` the 1-based number of the last
+    convolution or linear layer up to here, shortcuts not counted.
     """
 
     name: str
@@ -106,6 +106,8 @@ def layout(model: nn.Module) -> tuple[Slot, ...]:
 
 
 def _kind(module: nn.Module, name: str) -> Kind:
+    if name in getattr(module, "weights_of_its_own", ()):
+        return "weight"
     if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower():
         return "norm"
     if isinstance(module, nn.Embedding):

@@ -72,6 +72,8 @@ class Task(Protocol):
     #   ``evidence(model, batch)`` gives what `score` gives and a picklable record of the batch, for scores that do not
     #   add up over batches (average precision, a mean over classes); it is called in place of `score`, and
     #   ``conclude(role, records)`` turns the records of all ranks, in the order of the items, into further scores.
+    #   ``new_modules(network)`` names modules that are drawn anew on somebody's weights; they learn at the full rate
+    #   under layer-wise learning-rate decay.
     #   ``scored_together``, how many items a batch without gradients may have where 100 are too many.
     #   ``ask_at_least``, the fewest optimizer steps between two questions to the scheduler, for epochs of few steps.
 

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 PASSES = (FREEZE, RECALIBRATE)
+OF_TIMM = (TimmModel, CroppedTransformer)  # networks that may have pretrained weights
 NUM_MEASURED = 512  # images whose pixels give mean and deviation, for sets that are not in memory
 
 
@@ -87,7 +88,7 @@ class Classification:
                 )
         if self.std is not None and min(self.std) <= 0:
             raise SettingError(f"std = {self.std!r}: must be > 0")
-        if isinstance(self.start, Pretrained) and not isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and not isinstance(self.model, OF_TIMM):
             raise SettingError(
                 f"start = Pretrained(): only timm's models have pretrained weights, not {type(self.model).__name__}"
             )
@@ -120,7 +121,7 @@ class Classification:
             network = self.skeleton()
         self._check_sizes(network, len(classes))
         fitting(network, self.start, self.model.head(network))
-        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
             self.model.check_pretrained()
 
     def _check_sizes(self, network: nn.Module, num_classes: int) -> None:
@@ -164,6 +165,10 @@ class Classification:
         """An empty image as the network sees it, (1, C, H, W): how its layers are wired shows in it."""
         return torch.zeros(1, self.data.channels, *self._image_size)
 
+    def new_modules(self, network: nn.Module) -> tuple[str, ...]:
+        """Names of classifier and pruning modules: what somebody else's weights may lack."""
+        return self.model.head(network)
+
     def skeleton(self) -> nn.Module:
         return self.model.make(len(self._classes), self.data.channels)
 
@@ -173,7 +178,7 @@ class Classification:
             return self.skeleton()
 
     def build(self, seed: int) -> nn.Module:
-        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 return self.model.make_pretrained(len(self._classes), self.data.channels)
@@ -275,7 +280,7 @@ class Classification:
         """What pixels are scaled by: whoever uses the exported network needs these numbers."""
         if self.mean is not None and self.std is not None:
             return Scaling(mean=self.mean, std=self.std)
-        if isinstance(self.start, Pretrained) and isinstance(self.model, TimmModel):
+        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
             expected = self.model.pretrained_scaling()
             if expected is not None and len(expected[0]) == self.data.channels:
                 return Scaling(mean=expected[0], std=expected[1])

@@ -258,6 +258,20 @@ class CroppedTransformer:
 
         return apply(self.model.make(num_classes, channels), self.cropping, outputs=outputs)
 
+    def make_pretrained(self, num_classes: int, channels: int, *, outputs: int | None = None) -> nn.Module:
+        """The transformer with timm's pretrained weights, its modules drawn anew. Raises as `TimmModel`'s does."""
+        from llf_ray.nn.cropr.transformer import apply
+
+        return apply(self.model.make_pretrained(num_classes, channels), self.cropping, outputs=outputs)
+
+    def check_pretrained(self) -> None:
+        """Raise where timm has no pretrained weights for this name."""
+        self.model.check_pretrained()
+
+    def pretrained_scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of the pixels that the pretrained weights expect."""
+        return self.model.pretrained_scaling()
+
     def head(self, network: nn.Module) -> tuple[str, ...]:
         from llf_ray.nn.cropr.transformer import module_names
 

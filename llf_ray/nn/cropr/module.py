@@ -24,6 +24,8 @@ class Cropr(nn.Module):
     module never moves the network.
     """
 
+    weights_of_its_own = ("queries",)  # a linear map from tokens to scores: forgotten and pruned as such
+
     def __init__(self, width: int, num_outputs: int, num_queries: int = 1, options: CroprOptions | None = None) -> None:
         """``width`` of the tokens; ``num_outputs`` of the auxiliary head, per query."""
         super().__init__()

@@ -85,7 +85,7 @@ def draw(like: Tensor, number: int, *, training: bool) -> Tensor:
     In training they come from the ambient generator, which a run keys by step and rank. In evaluation they are a
     function of the module's ``number``, so that scoring a network twice gives the same.
     """
-    if training:
+    if training or like.is_meta:
         return torch.rand(like.shape[:2], device=like.device)
     generator = torch.Generator(like.device).manual_seed(number)
     return torch.rand(like.shape[:2], device=like.device, generator=generator)

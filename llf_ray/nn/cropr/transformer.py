@@ -135,7 +135,7 @@ class Cropped(nn.Module):
                 scores = class_attention(found, prefix)
             else:
                 tokens = self._through(block, tokens, own)
-                if number not in targets:
+                if number not in targets or (target == alive and not (detailed and cropping.learns)):
                     continue
                 scores = self._scored(block, number, tokens, where, flatness, auxiliary, detailed)
             if target < alive:
