@@ -853,12 +853,13 @@ def predict(
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
-    answers = study.predict(opened, files, names, top=top, batch=batch, maps=maps, skip_broken=skip_broken, tell=tell)
+    how: Any = {"top": top, "batch": batch, "maps": maps, "skip_broken": skip_broken, "tell": tell}
+    answers = _checked(lambda: study.predict(opened, files, names, **how))
     if to is None:
         for answer in answers:
             click.echo(study.line(answer))
     else:
-        study.write(answers, to)
+        _checked(lambda: study.write(answers, to))
     click.echo(study.conclusion(answers, len(files)), err=to is None)
     for name, path in (("answers", to), ("maps", maps)):
         if path is not None:

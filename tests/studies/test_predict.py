@@ -151,6 +151,7 @@ def test_mistakes_are_one_line_with_the_nearest_name(model: Path, pictures: Path
     (tmp_path / "texts" / "a.txt").write_text("")
     few = changed(model, tmp_path / "few", classes=["a", "b"])
     blind = changed(model, tmp_path / "blind", images={"channels": 1})
+    (tmp_path / "file").touch()
     for words, said in (
         (
             (model.parent / "exportd", pictures),
@@ -172,6 +173,7 @@ def test_mistakes_are_one_line_with_the_nearest_name(model: Path, pictures: Path
         ((model / "model.onnx", pictures, "--maps", tmp_path / "m"), "model.onnx gives class scores alone"),
         ((model, pictures, "--top", 0), "top = 0: must be >= 1"),
         ((model, pictures, "--batch", 0), "batch = 0: must be >= 1"),
+        ((model, pictures, "--to", tmp_path / "file" / "a.csv"), "File exists: "),
         ((few, pictures), "gives 10 scores, model.json names 2 classes"),
         ((blind, pictures), "does not say how images and classes are prepared: KeyError: "),
     ):
