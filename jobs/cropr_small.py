@@ -9,6 +9,7 @@ head="fresh")`. No clipping: a norm over all gradients would let the modules shr
 from dataclasses import replace
 
 from vit_small import config as dense
+from vit_small import model, task
 
 from llf_ray.cli import main_job
 from llf_ray.engine.base import EngineSettings
@@ -19,7 +20,7 @@ cropping = Cropping(schedule=Steady(rate=13), fusion=False, ramp=20)
 config = replace(
     dense,
     name="cropr-small",
-    task=replace(dense.task, model=CroppedTransformer(model=dense.task.model, cropping=cropping)),
+    task=replace(task, model=CroppedTransformer(model=model, cropping=cropping)),
     engine=EngineSettings(batch=50),
 )
 

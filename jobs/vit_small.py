@@ -14,17 +14,19 @@ from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.recipes.long import Long
 from llf_ray.tasks import Classification, TimmModel
 
+model = TimmModel(
+    name="vit_tiny_patch16_224",
+    options={"img_size": 72, "patch_size": 8, "depth": 6, "embed_dim": 64, "num_heads": 4},
+)
+task = Classification(
+    model=model,
+    data=FashionOnPhotographs(size=72),
+    augment=Augment(shift=8, flip=0.5),
+)
 config = replace(
     long,
     name="vit-small",
-    task=Classification(
-        model=TimmModel(
-            name="vit_tiny_patch16_224",
-            options={"img_size": 72, "patch_size": 8, "depth": 6, "embed_dim": 64, "num_heads": 4},
-        ),
-        data=FashionOnPhotographs(size=72),
-        augment=Augment(shift=8, flip=0.5),
-    ),
+    task=task,
     recipe=Long(generations=1, epochs=40, warmup_epochs=2),
     optim=Optim(name="adamw", lr=2e-3, weight_decay=0.05, decay="matrices"),
     engine=EngineSettings(batch=50, clip=1.0),

@@ -14,15 +14,16 @@ from typing import Any
 from zlib import crc32
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from llf_ray.config import shortened
@@ -40,10 +41,14 @@ __all__ = [
     "Lane",
     "Line",
     "Marks",
+    "Objects",
+    "Scene",
+    "Segmented",
     "Timeline",
     "comparison",
     "courses",
     "depths",
+    "detections",
     "draw_all",
     "draw_probes",
     "draw_run",
@@ -51,6 +56,7 @@ __all__ = [
     "keep_map",
     "keep_maps",
     "reliability",
+    "segmentation_sheet",
     "timeline",
 ]
 
@@ -64,6 +70,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#6b6b6b",
 )
 ARM_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
+OBJECT_COLOURS = (ORANGE, SKY, GREEN, PURPLE, RED, "#F0E442", BLUE)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 PHASE_COLOURS = ("#cfe3f1", "#f7dcb0", "#c5e6da", "#eacfdf", "#dddddd", "#f4cdb9")
 DESCEND, HOLD, ASCEND = "#a9cde4", "#d0d0d0", "#e8a07c"
@@ -1025,6 +1032,129 @@ def reliability(title: str, bins: Mapping[str, Sequence[tuple[int, float, float]
     return path
 
 
+# ----------------------------------------------------------------------------------------------------------- detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """Objects of an image, in its pixels: boxes (N, 4) x0, y0, x1, y1, classes (N,) from 0, masks (N, H, W), scores."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+    scores: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One image (H, W, C), what is in it and what was found; ``depth`` (h, w) is the number of ``blocks`` that each
+    patch went through, over the part of the image that ``covered`` (height, width) pixels from the upper left are.
+    """
+
+    pixels: np.ndarray
+    truth: Objects
+    found: Objects
+    depth: np.ndarray | None = None
+    covered: tuple[float, float] | None = None
+    blocks: int = 0
+
+
+def detections(title: str, scenes: Sequence[Scene], classes: Sequence[str], path: Path) -> Path:
+    """Draw a row for each image: its objects, what was found, and where the network stopped looking.
+
+    Objects of several classes have a colour and a name for each class; those of a single one have neither, and colours
+    only tell neighbours apart.
+    """
+    columns = 3 if any(scene.depth is not None for scene in scenes) else 2
+    shapes = [scene.pixels.shape[0] / scene.pixels.shape[1] for scene in scenes]
+    wide = 3.4
+    high = sum(wide * shape + 0.12 for shape in shapes)
+    with _drawing(path, columns * wide + 0.3, high + 0.75) as figure:
+        axes = figure.subplots(len(scenes), columns, squeeze=False, height_ratios=shapes)
+        for row, scene in zip(axes, scenes, strict=True):
+            for ax in row:
+                ax.set_axis_off()
+                grey = scene.pixels.shape[2] == 1
+                ax.imshow(
+                    scene.pixels[:, :, 0] if grey else scene.pixels, cmap="gray" if grey else None, vmin=0, vmax=255
+                )
+            for ax, objects in ((row[0], scene.truth), (row[1], scene.found)):
+                _draw_objects(ax, objects, classes)
+            if columns == 3 and scene.depth is not None:
+                _draw_depth(row[2], scene)
+        for ax, name in zip(axes[0], ("truth", "found", "blocks that a patch went through"), strict=False):
+            ax.set_title(name, fontsize=10, fontweight="normal", loc="left")
+        if columns == 3:
+            _depth_legend(figure, scenes)
+        figure.suptitle(shortened(title, 70 if columns == 3 else 46), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return path
+
+
+def _draw_objects(ax: Axes, objects: Objects, classes: Sequence[str]) -> None:
+    high, wide = ax.get_images()[0].get_array().shape[:2]  # type: ignore[union-attr]
+    named = len(classes) > 1
+    layer = np.zeros((high, wide, 4))
+    order = range(len(objects.labels))
+    if objects.scores is not None:
+        order = np.argsort(objects.scores, kind="stable").tolist()  # the surest on top
+    for number in order:
+        colour = OBJECT_COLOURS[(int(objects.labels[number]) if named else number) % len(OBJECT_COLOURS)]
+        if objects.masks is not None:
+            layer[objects.masks[number].astype(bool)] = (*to_rgb(colour), 0.45)
+        x0, y0, x1, y1 = (float(value) for value in objects.boxes[number])
+        ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.1))
+        if named:
+            text = shortened(classes[int(objects.labels[number])], 14)
+            if objects.scores is not None:
+                text += f" {100 * float(objects.scores[number]):.0f} %"
+            inside = y0 < 0.07 * high  # no room above the box
+            right = x0 > 0.75 * wide
+            ax.text(
+                min(x1, wide) if right else max(x0, 0),
+                y0 if inside else y0 - 1,
+                text,
+                fontsize=7,
+                color="white",
+                ha="right" if right else "left",
+                va="top" if inside else "bottom",
+                clip_on=True,
+                bbox={"facecolor": _darker(colour), "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+            )
+    ax.imshow(layer)
+
+
+def _draw_depth(ax: Axes, scene: Scene) -> None:
+    """A veil over each patch, the thicker the earlier it was cut."""
+    assert scene.depth is not None
+    veil = np.zeros((*scene.depth.shape, 4))
+    veil[..., :3] = to_rgb(BLUE)
+    veil[..., 3] = 0.85 * (1 - scene.depth / scene.blocks)
+    high, wide = scene.covered or scene.pixels.shape[:2]
+    limits = ax.get_xlim(), ax.get_ylim()
+    ax.imshow(veil, extent=(-0.5, wide - 0.5, high - 0.5, -0.5), interpolation="nearest")
+    ax.set_xlim(limits[0])
+    ax.set_ylim(limits[1])
+
+
+def _depth_legend(figure: Figure, scenes: Sequence[Scene]) -> None:
+    depths, blocks = (
+        sorted({int(d) for s in scenes if s.depth is not None for d in np.unique(s.depth)}),
+        scenes[0].blocks,
+    )
+    handles = []
+    for depth in depths:
+        alpha = 0.85 * (1 - depth / blocks)
+        colour = tuple(alpha * value + (1 - alpha) * 0.82 for value in to_rgb(BLUE))
+        handles.append(Patch(facecolor=colour, label=str(depth) if depth < blocks else f"all {blocks}"))
+    figure.legend(
+        handles=handles, loc="outside lower right", ncols=min(len(handles), 8), fontsize=8.5, handlelength=1.2
+    )
+
+
+def _darker(colour: str) -> tuple[float, ...]:
+    return tuple(0.6 * value for value in to_rgb(colour))
+
+
 # -------------------------------------------------------------------------------------------------------------- courses
 
 
@@ -1192,6 +1322,104 @@ def _draw_differences(ax: Axes, panel: Differences, rows: Sequence[str]) -> None
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     ax.tick_params(axis="y", length=0)
+
+
+# --------------------------------------------------------------------------------------------------------------- scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmented:
+    """One image of a `segmentation_sheet`: uint8 (height, width, channels), and what is known of its pixels, each
+    (height, width).
+
+    ``predicted`` is what each network says, by the network's name; ``depth`` the number of blocks that a pixel's patch
+    went through, for networks that cut patches.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    predicted: Mapping[str, np.ndarray]
+    depth: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+IGNORED_COLOUR = "#ffffff"
+
+
+def segmentation_sheet(
+    title: str, scenes: Sequence[Segmented], classes: Sequence[str], path: Path, *, blocks: int | None = None
+) -> Path:
+    """Draw images, a row each: the image, its labels, what networks say, and how deep each patch went.
+
+    Args:
+        title: of the picture.
+        scenes: the images; all with the same networks.
+        classes: names, label i is the i-th; any other label is white.
+        path: where to.
+        blocks: of the networks, the deepest that a patch can go; None: the deepest that one went.
+    """
+    said, cut = list(scenes[0].predicted), list(scenes[0].depth)
+    names = ["image", "labels", *said, *(f"{name}: depth" for name in cut)]
+    colours = _class_colours(len(classes))
+    deepest = blocks or max((int(deep.max()) for scene in scenes for deep in scene.depth.values()), default=1)
+    depth_colours = matplotlib.colormaps["magma"].resampled(deepest + 2)
+    shown = sorted(
+        {
+            int(label)
+            for scene in scenes
+            for part in (scene.labels, *scene.predicted.values())
+            for label in np.unique(part)
+        }
+        & set(range(len(classes)))
+    )
+    wide = 2.3
+    heights = [scene.image.shape[0] / scene.image.shape[1] for scene in scenes]
+    rows_of_legend = -(-len(shown) // 6)
+    height = wide * sum(heights) + 0.08 * len(scenes) + 0.75 + 0.25 * rows_of_legend
+    with _drawing(path, wide * len(names) + 0.2 + (0.6 if cut else 0), height) as figure:
+        figure.suptitle(shortened(title, 22 * len(names)), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        axes = figure.subplots(len(scenes), len(names), squeeze=False, height_ratios=heights)
+        for row, scene in zip(axes, scenes, strict=True):
+            grey = scene.image.shape[2] == 1
+            row[0].imshow(scene.image[..., 0] if grey else scene.image, **({"cmap": "gray"} if grey else {}))
+            for ax, labels in zip(row[1:], (scene.labels, *scene.predicted.values()), strict=False):
+                ax.imshow(_coloured(labels, colours), interpolation="nearest")
+            for ax, name in zip(row[2 + len(said) :], cut, strict=True):
+                drawn = ax.imshow(
+                    scene.depth[name], cmap=depth_colours, vmin=-1.5, vmax=deepest + 0.5, interpolation="nearest"
+                )
+            for ax in row:
+                ax.set_xticks([])
+                ax.set_yticks([])
+                for side in ax.spines.values():
+                    side.set_visible(False)
+        for ax, name in zip(axes[0], names, strict=True):
+            ax.set_title(shortened(name, 30), fontsize=9.5, fontweight="normal")
+        if cut:
+            bar = figure.colorbar(drawn, ax=axes[:, -1], aspect=30, shrink=0.9)
+            bar.ax.set_ylim(0.5, deepest + 0.5)
+            bar.set_label("blocks that a patch went through", fontsize=9)
+            bar.set_ticks([number for number in range(1, deepest + 1) if deepest <= 12 or number % 4 == 0])
+        handles: list[Any] = [Patch(facecolor=colours[label], label=classes[label]) for label in shown]
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(6, len(handles)), handlelength=1.1)
+    return path
+
+
+def _class_colours(number: int) -> list[Any]:
+    """A colour for each class; of very many some are much alike."""
+    if number <= len(ARM_COLOURS):
+        return list(ARM_COLOURS[:number])
+    if number <= 20:
+        return list(matplotlib.colormaps["tab20"].colors)[:number]  # type: ignore[attr-defined]
+    hue = (np.arange(number) * 0.618034) % 1
+    light = 0.55 + 0.45 * ((np.arange(number) * 0.754878) % 1)
+    return list(matplotlib.colors.hsv_to_rgb(np.stack([hue, 0.75 * np.ones(number), light], 1)))
+
+
+def _coloured(labels: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
+    """Labels (height, width) as a picture (height, width, 3)."""
+    table = np.full((256, 3), matplotlib.colors.to_rgb(IGNORED_COLOUR))
+    table[: len(colours)] = [matplotlib.colors.to_rgb(colour) for colour in colours]
+    return table[labels]
 
 
 # ------------------------------------------------------------------------------------------------------------ keep maps

@@ -164,7 +164,8 @@ class Curve:
 
     ``over`` names the span: the phase, its generation, or the run. ``offset`` reads the curve as if that much had
     passed already, so that a generation rewound to step k continues at k. ``drops`` are shares of the span at which
-    ``shape="step"`` multiplies by ``factor``. ``scale`` multiplies everything.
+    ``shape="step"`` multiplies by ``factor``. ``shape="linear"`` falls as what remains to the ``power``. ``scale``
+    multiplies everything.
     """
 
     shape: Literal["cosine", "linear", "constant", "step"] = "cosine"
@@ -173,6 +174,7 @@ class Curve:
     offset: Length = Length(steps=0)
     drops: tuple[float, ...] = ()
     factor: float = 0.1
+    power: float = 1.0
     floor: float = 0.0
     scale: float = 1.0
 
@@ -180,8 +182,11 @@ class Curve:
         check_number("floor", self.floor, low=0, high=1)
         check_number("scale", self.scale, above=0)
         check_number("factor", self.factor, low=0)
+        check_number("power", self.power, above=0)
         for share in self.drops:
             check_number("drops", share, low=0, high=1)
+        if self.power != 1 and self.shape != "linear":
+            raise SettingError(f"power = {self.power!r}: only shape = 'linear' has one, found shape = {self.shape!r}")
         if self.drops and self.shape != "step":
             raise SettingError(f"drops = {self.drops!r}: only shape = 'step' has drops, found shape = {self.shape!r}")
 
@@ -624,7 +629,7 @@ def curve_value(curve: Curve, t: float, span: int, warmup: int = 0) -> float:
     progress = min(1.0, (t - warmup) / max(1, span - warmup))
     shape = {
         "cosine": lambda: 0.5 * (1 + math.cos(math.pi * progress)),
-        "linear": lambda: 1 - progress,
+        "linear": lambda: (1 - progress) ** curve.power,
         "constant": lambda: 1.0,
         "step": lambda: curve.factor ** sum(t >= share * span for share in curve.drops),
     }[curve.shape]()

@@ -395,13 +395,18 @@ def _layer_factor(slots: Sequence[Slot], decay: float | None, new: Sequence[str]
 
     Layers are the network's blocks (`llf_ray.forget.groups.block_of`); what lies in front of the first block (stem,
     tokens, positions) is one layer, and what lies behind the last one (normaliser, head) is one. A network without
-    blocks has its convolution and linear layers.
+    blocks has its convolution and linear layers. Blocks of new modules are not counted.
     """
     if decay is None:
         return lambda slot: 1.0
-    depths = _depths([slot for slot in slots if slot.kind != "statistic"])
-    last = max(depths.values())
     inside = tuple(f"{module}." for module in new)
+    weights = [slot for slot in slots if slot.kind != "statistic"]
+    counted = [slot for slot in weights if not slot.name.startswith(inside)]
+    depths = _depths(counted)
+    last = max(depths.values())
+    ends_in_layer = bool(block_of(counted[-1].name)) or not any(block_of(slot.name) for slot in counted)
+    if len(counted) < len(weights) and ends_in_layer:
+        last += 1  # the new head is a layer of its own, where no normaliser lies in front of it
     return lambda slot: 1.0 if slot.name.startswith(inside) else decay ** (last - depths[slot.name])
 
 

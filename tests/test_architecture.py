@@ -59,7 +59,8 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
     "plan": (),
     "journal": (),
     "forget": ("numpy", "torch"),
-    "nn": ("nflows", "numpy", "safetensors", "timm", "torch"),
+    # torchvision for detection: proposals, pooling of regions and their heads are its own, and well kept there
+    "nn": ("nflows", "numpy", "safetensors", "timm", "torch", "torchvision"),
 }
 
 # Values, trials and measurements use the package; the package never uses them.

@@ -27,16 +27,21 @@ from llf_ray.figures import (
     Lane,
     Line,
     Marks,
+    Objects,
+    Scene,
+    Segmented,
     Timeline,
     comparison,
     courses,
     depths,
+    detections,
     draw_probes,
     draw_run,
     intervals,
     keep_map,
     keep_maps,
     reliability,
+    segmentation_sheet,
     timeline,
 )
 from llf_ray.journal import Journal, update_run
@@ -673,3 +678,81 @@ def test_a_reliability_diagram_has_the_bins_that_hold_something(tmp_path, drawn)
     line = figure.axes[0].lines[1]
     assert line.get_xydata().tolist() == [[0.4, 0.5], [0.9, 0.8]]
     assert line.get_label() == "one: error 10.0 %"
+
+
+@pytest.mark.parametrize(("classes", "cut"), [(2, False), (11, True), (150, True)])
+def test_segmented_images_have_a_row_each_and_a_colour_for_each_class_that_occurs(classes, cut, drawn, tmp_path):
+    random = np.random.default_rng(0)
+    scenes = []
+    for high, wide, channels in ((30, 40, 3), (36, 36, 1)):
+        labels = random.integers(0, min(classes, 12), (high, wide))
+        labels[:3] = 255
+        scenes.append(
+            Segmented(
+                image=random.integers(0, 255, (high, wide, channels)).astype(np.uint8),
+                labels=labels,
+                predicted={"dense": labels.clip(max=classes - 1), "pruned": np.zeros_like(labels)},
+                depth={"pruned": np.where(labels > 0, 6, 1)} if cut else {},
+            )
+        )
+    names = [f"class {number}" for number in range(classes)]
+    path = segmentation_sheet("two images", scenes, names, tmp_path / "sheet.png", blocks=6)
+    assert imread(path).std() > 0.05
+    (figure,) = drawn
+    texts_inside(figure)
+    panels = [ax for ax in figure.axes if ax.images]
+    assert len(panels) == 2 * (5 if cut else 4)
+    assert [ax.get_title(loc="left") for ax in panels[:4]] == ["image", "labels", "dense", "pruned"]
+    shown = panels[1].images[0].get_array()
+    assert (shown[:3] == 1).all(), "what has no class is white"
+    colours = {tuple(pixel) for pixel in shown[3:].reshape(-1, 3)}
+    assert len(colours) == min(classes, 12)
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert legend == {*names[:12], names[-1]}
+    if cut:
+        assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["1", "2", "3", "4", "5", "6"]
+
+
+# ----------------------------------------------------------------------------------------------------------- detections
+
+
+def scene(classes=1, *, depth=True, channels=1):
+    """A grey image with two objects, one of them found a little to the right."""
+    pixels = np.full((40, 60, channels), 90, dtype=np.uint8)
+    masks = np.zeros((2, 40, 60), dtype=bool)
+    masks[0, 5:20, 4:24], masks[1, 22:38, 40:58] = True, True
+    boxes = np.array([[4, 5, 24, 20], [40, 22, 58, 38]], dtype=np.float32)
+    truth = Objects(boxes=boxes, labels=np.array([0, classes - 1]), masks=masks)
+    found = Objects(boxes=boxes[:1] + 2, labels=np.array([0]), masks=None, scores=np.array([0.875]))
+    cut = np.array([[5, 1, 1], [2, 5, 5]])
+    return Scene(pixels=pixels, truth=truth, found=found, depth=cut if depth else None, covered=(48, 72), blocks=5)
+
+
+def test_objects_are_drawn_where_they_are(drawn, tmp_path):
+    path = detections("Two", [scene(2), scene(2)], ("shirt", "ankle boot"), tmp_path / "figure.png")
+    assert path.exists()
+    (figure,) = drawn
+    axes = figure.axes
+    assert len(axes) == 6
+    boxes = [patch.get_bbox().extents.tolist() for patch in axes[0].patches]
+    assert boxes == [[3.5, 4.5, 23.5, 19.5], [39.5, 21.5, 57.5, 37.5]], "edges of pixels, not their centres"
+    assert [text.get_text() for text in axes[0].texts] == ["shirt", "ankle boot"]
+    assert [text.get_text() for text in axes[1].texts] == ["shirt 88 %"]
+    veiled = axes[0].get_images()[-1].get_array()[..., 3] > 0
+    assert veiled.sum() == 15 * 20 + 16 * 18
+    veil = axes[2].get_images()[-1]
+    assert veil.get_extent() == [-0.5, 71.5, 47.5, -0.5], "patches reach beyond the image"
+    assert axes[2].get_xlim() == (-0.5, 59.5)
+    alphas = veil.get_array()[..., 3]
+    assert alphas[0, 1] > alphas[1, 0] > alphas[0, 0] == 0, "the earlier cut, the thicker"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["1", "2", "all 5"]
+
+
+def test_one_class_needs_no_names_and_a_dense_network_no_third_column(drawn, tmp_path):
+    detections("One", [scene(depth=False, channels=3)], ("nucleus",), tmp_path / "figure.png")
+    (figure,) = drawn
+    assert len(figure.axes) == 2
+    assert not figure.axes[0].texts
+    first, second = (patch.get_edgecolor() for patch in figure.axes[0].patches)
+    assert first != second

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 import llf_ray.recipes
 from llf_ray.data.base import held_out
@@ -16,12 +17,15 @@ from llf_ray.plan import Schedule, compute, operations_of
 from llf_ray.run import Comparison, RunConfig, prepare
 from llf_ray.studies.compare import prepare_arms
 from llf_ray.studies.show import check_budgets
+from llf_ray.tasks import Fresh
 from llf_ray.train.folder import load_module
 
 ROOT = Path(__file__).parents[1] / "jobs"
 SMALL = sorted(ROOT.glob("*.py"))
 PAPER = sorted((ROOT / "paper").glob("*.py"))
+READ = [path for path in SMALL if path.stem.startswith(("nuclei", "coco128"))]  # small, of data that are not bundled
 GAMES = [path for path in (*SMALL, *PAPER) if path.stem.startswith("language_")]  # of other lengths, without data
+SEGMENTATION = [path for path in SMALL if path.stem.startswith("segmentation_")]  # of other lengths; one starts another
 ITEMS = {  # of the training parts, less what is cut off for validation
     "aircraft": 3_334,
     "cifar10": 45_000,
@@ -33,6 +37,8 @@ ITEMS = {  # of the training parts, less what is cut off for validation
     "mit67": 5_092,
     "tiny_imagenet": 98_000,
     "mnist": 6_000,
+    "ade20k": 20_008,
+    "coco": 114_920,  # about 1,000 images have no object
 }
 EPOCHS = {  # of each arm, as published; those of another job are for all jobs on its set and network
     "cub_resnet18": 11 * 200,
@@ -49,8 +55,10 @@ EPOCHS = {  # of each arm, as published; those of another job are for all jobs o
     "alternating_imagenet_resnet50": 100,
     "shrink_perturb_cifar10_resnet18": 45 * 8,
     "selective_forgetting_mnist_lenet": 1000,
+    "detection_coco": 22,
     "imagenet_vit_large": 50,
     "cropr_imagenet_eva02_large": 30,
+    "ade20k_eva02_large": 64,
 }
 
 IMAGES = [path for path in PAPER if any(name in path.stem for name in ITEMS)]
@@ -83,7 +91,9 @@ def configs(path: Path) -> list[RunConfig]:
     return [value] if isinstance(value, RunConfig) else list(value.runs().values())
 
 
-@pytest.mark.parametrize("path", [path for path in SMALL if path not in GAMES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in SMALL if path not in (*GAMES, *SEGMENTATION, *READ)], ids=lambda path: path.stem
+)
 def test_a_small_job_prepares_at_the_common_budget(path):
     value = value_of(path)
     arms = {value.name: prepare(value)} if isinstance(value, RunConfig) else prepare_arms(value)
@@ -104,6 +114,35 @@ def test_a_paper_job_gives_its_plan_without_data(path):
         assert budgets == {70 * 1000}
     else:
         assert budgets == {(items // batch) * longest(EPOCHS, path.stem)}
+
+
+def test_a_pruned_model_starts_from_the_weights_of_the_dense_job(tmp_path, monkeypatch):
+    """The dense job first; without its run the other says in one line what is missing."""
+    dense, pruned = (value_of(ROOT / f"segmentation{part}_small.py") for part in ("", "_cropr"))
+    assert prepare(dense).plan.total == 1600
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"runs does not exist: expected segmentation-small.*finished run"):
+        prepare(pruned)
+    final = tmp_path / pruned.task.start.run / "final"
+    final.mkdir(parents=True)
+    network = dense.task.initial(0)
+    save_file(network.state_dict(), final / "model.safetensors")
+    names = {slot.name for slot in prepare(pruned).slots}
+    drawn = {name for name in names if name not in network.state_dict()}
+    assert drawn == {name for name in names if ".cropr." in name}
+    assert drawn
+
+
+def test_jobs_on_camvid_prepare_where_it_is(shared_data, tmp_path, monkeypatch):
+    dense, pruned = (value_of(ROOT / f"segmentation{part}_camvid.py") for part in ("", "_cropr"))
+    monkeypatch.chdir(tmp_path)
+    prepare(dense)
+    final = tmp_path / pruned.task.start.run / "final"
+    final.mkdir(parents=True)
+    save_file(dense.task.initial(0).state_dict(), final / "model.safetensors")
+    prepare(pruned)
+    kept = pruned.task.skeleton().backbone.kept[-1]
+    assert kept <= 0.2 * dense.task.skeleton().backbone.patch_embed.num_patches, "four patches in five leave"
 
 
 def test_every_recipe_has_a_job_at_both_sizes():
@@ -137,6 +176,17 @@ def test_a_paper_job_fits_its_network(path, monkeypatch):
     for one in {repr(c.recipe): c for c in configs(path)}.values():
         prepared = prepare(one)
         assert sum(slot.size for slot in prepared.slots) > longest(SIZES, path.stem)
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: path.stem)
+def test_a_small_job_of_real_data_prepares_where_they_are(path, shared_data):
+    config = value_of(path)
+    if path.stem == "nuclei_cropr":  # it starts from the dense run, which nobody has trained here
+        assert config.task.start.run == f"runs/{value_of(ROOT / 'nuclei.py').name}"
+        config = replace(config, task=replace(config.task, start=Fresh()))
+    prepared = prepare(config)
+    assert prepared.plan.total < 1600
+    assert prepared.config.task.num_items("train") in (32, 217)
 
 
 @pytest.mark.parametrize(("folder", "steps"), [(ROOT, {30_000}), (ROOT / "paper", {240_000, 240_400, 300_000})])

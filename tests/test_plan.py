@@ -591,6 +591,8 @@ def test_stores_are_made_before_use_in_the_order_in_which_a_run_meets_them() -> 
         lambda: Curve(drops=(0.5,)),
         lambda: Curve(shape="step", drops=(1.5,)),
         lambda: Curve(floor=2),
+        lambda: Curve(shape="linear", power=0),
+        lambda: Curve(shape="cosine", power=0.9),
         lambda: Forget(fill="store"),
         lambda: Forget(store="s"),
     ],
@@ -640,6 +642,12 @@ def test_step_drops_multiply_at_their_shares_of_the_span() -> None:
     curve = Curve(shape="step", drops=(0.5, 0.75), factor=0.1)
     values = [curve_value(curve, t, 160) for t in (0, 79, 80, 119, 120, 159)]
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_power_bends_the_straight_line() -> None:
+    """The polynomial schedule of segmentation: what remains, to the power of 0.9."""
+    curve = Curve(shape="linear", power=0.9)
+    assert [curve_value(curve, t, 8) for t in (0, 2, 6, 8)] == pytest.approx([1, 0.75**0.9, 0.25**0.9, 0])
 
 
 def test_an_offset_continues_a_curve_at_that_step() -> None:

@@ -8,6 +8,7 @@ decay 0.85, drop path 0.2), and a guess.
 from dataclasses import replace
 
 from vit_imagenet_vit_large import config as dense
+from vit_imagenet_vit_large import task
 
 from llf_ray.cli import main_job
 from llf_ray.data import TimmAugment
@@ -20,7 +21,7 @@ config = replace(
     dense,
     name="cropr-imagenet-eva02-large",
     task=replace(
-        dense.task,
+        task,
         model=CroppedTransformer(
             model=TimmModel(name="eva02_large_patch14_448.mim_m38m_ft_in22k", drop_path=0.2),
             cropping=Cropping(schedule=Steady(rate=40), fusion=True),

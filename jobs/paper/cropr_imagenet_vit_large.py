@@ -7,6 +7,7 @@ count. Cropr's modules learn at the head's rate, whatever the layer decay of the
 from dataclasses import replace
 
 from vit_imagenet_vit_large import config as dense
+from vit_imagenet_vit_large import model, task
 
 from llf_ray.cli import main_job
 from llf_ray.nn.cropr import Cropping, Steady
@@ -16,8 +17,8 @@ config = replace(
     dense,
     name="cropr-imagenet-vit-large",
     task=replace(
-        dense.task,
-        model=CroppedTransformer(model=dense.task.model, cropping=Cropping(schedule=Steady(rate=8), fusion=True)),
+        task,
+        model=CroppedTransformer(model=model, cropping=Cropping(schedule=Steady(rate=8), fusion=True)),
     ),
 )
 

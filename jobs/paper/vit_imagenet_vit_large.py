@@ -13,22 +13,24 @@ from llf_ray.recipes.long import Long
 from llf_ray.run import Checkpoints, Resources, RunConfig
 from llf_ray.tasks import Classification, Pretrained, TimmModel
 
+model = TimmModel(
+    name="vit_large_patch16_224.mae",
+    drop_path=0.2,
+    options={"global_pool": "avg", "pool_include_prefix": True},
+)
+task = Classification(
+    model=model,
+    data=Folder(root="imagenet"),
+    augment=TimmAugment(size=224, policy="rand-m9-mstd0.5-inc1", erase=0.25),
+    mixup=0.8,
+    cutmix=1.0,
+    label_smoothing=0.1,
+    start=Pretrained(),
+    num_workers=12,
+)
 config = RunConfig(
     name="vit-imagenet-vit-large",
-    task=Classification(
-        model=TimmModel(
-            name="vit_large_patch16_224.mae",
-            drop_path=0.2,
-            options={"global_pool": "avg", "pool_include_prefix": True},
-        ),
-        data=Folder(root="imagenet"),
-        augment=TimmAugment(size=224, policy="rand-m9-mstd0.5-inc1", erase=0.25),
-        mixup=0.8,
-        cutmix=1.0,
-        label_smoothing=0.1,
-        start=Pretrained(),
-        num_workers=12,
-    ),
+    task=task,
     recipe=Long(generations=1, epochs=50, warmup_epochs=5),
     optim=Optim(name="adamw", lr=4e-3, weight_decay=0.05, decay="matrices", layer_decay=0.75),
     engine=EngineSettings(batch=1024, micro_batch=128, precision="bf16"),

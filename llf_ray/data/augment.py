@@ -8,7 +8,7 @@ image and needs no equal sizes. Either says how test images are treated, too.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -107,6 +108,18 @@ class Scaling:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def measured(cls, images: Iterable[Pixels]) -> Scaling:
+        """Mean and deviation of each channel over images (..., height, width, channels); deviations of at least one
+        grey level.
+        """
+        counts = np.sum([_counted(pixels) for pixels in images], axis=0)
+        values = np.arange(256) / 255
+        shares = counts / counts.sum(1, keepdims=True)
+        mean = shares @ values
+        std = np.sqrt(shares @ values**2 - mean**2)
+        return cls(mean=tuple(mean.tolist()), std=tuple(np.maximum(std, 1 / 255).tolist()))
+
     def scaled(self, pictures: Tensor) -> Tensor:
         """uint8 (B, H, W, C) to float32 (B, C, H, W), mean 0 and deviation 1."""
         mean, std = (
@@ -114,6 +127,12 @@ class Scaling:
         )
         scaled = (pictures.float() - 255 * mean) / (255 * std)
         return scaled.permute(0, 3, 1, 2).contiguous()
+
+
+def _counted(images: Pixels) -> NDArray[np.int64]:
+    """How often each channel has each of the 256 values: (channels, 256)."""
+    pixels = images.reshape(-1, images.shape[-1])
+    return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(pixels.shape[1])])
 
 
 def shift_and_flip(pictures: Tensor, draw: Draw, augment: Augment) -> Tensor:

@@ -35,8 +35,13 @@ class Files:
         return Files([self.paths[i] for i in chosen], self.labels[chosen], self.channels)
 
 
+class _Listed(Protocol):
+    @property
+    def paths(self) -> Sequence[Path]: ...
+
+
 class _OfFiles(Protocol):
-    def load(self, role: Role) -> Files: ...
+    def load(self, role: Role) -> _Listed: ...
 
 
 def check_files(data: _OfFiles) -> None:

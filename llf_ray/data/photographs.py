@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from llf_ray.config import SettingError, check_number
 from llf_ray.data.base import DataSet, Pixels, Role, Stack, check_settings, few, found, limit_of, read_image
 from llf_ray.data.order import Indices, below, uniform
 from llf_ray.data.sample import FashionSample
 
-__all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_folder"]
+__all__ = ["PHOTOGRAPHS", "FashionOnPhotographs", "blend", "photograph_blocks", "photograph_folder"]
 
 # Those of scikit-image's photographs that are in its wheel and lossless: a JPEG's pixels would depend on the
 # decoder.
@@ -77,12 +78,18 @@ class FashionOnPhotographs:
         return (self.items or FashionSample()).classes()
 
     def load(self, role: Role) -> Stack:
+        return self.layered(role)[0]
+
+    def layered(self, role: Role) -> tuple[Stack, NDArray[np.bool_]]:
+        """The pictures, and where the item is seen rather than the photograph: (items, size, size)."""
         items = self._chosen(role)
         numbers = np.arange(len(items.labels))
         backgrounds = self._backgrounds(role, numbers)
         room = self.size - items.images.shape[1] + 1
         top, left = (below(room, self._key(stream, role), numbers) for stream in (_ITEM_TOP, _ITEM_LEFT))
-        return Stack(blend(items.images, backgrounds, top, left), items.labels)
+        opaque = np.zeros(backgrounds.shape[:3], dtype=bool)
+        opaque[_placed(items.images.shape, top, left)] = items.images[..., 0] >= FADE // 2
+        return Stack(blend(items.images, backgrounds, top, left), items.labels), opaque
 
     def _chosen(self, role: Role) -> Stack:
         if self.items is None:
@@ -103,7 +110,7 @@ class FashionOnPhotographs:
 
     def _backgrounds(self, role: Role, numbers: Indices) -> Pixels:
         """One crop an item, from a block of the role."""
-        blocks = self._blocks(role)
+        blocks = photograph_blocks(role, BLOCK, (_PHOTOGRAPHS, self.seed, _OWNER))
         chosen = blocks[below(len(blocks), self._key(_BLOCK, role), numbers)]
         places = BLOCK - self.size + 1
         top, left = (below(places, self._key(stream, role), numbers) for stream in (_CROP_TOP, _CROP_LEFT))
@@ -111,13 +118,14 @@ class FashionOnPhotographs:
         crops = windows[numbers, top, left][..., None]
         return (crops * np.float64(self.light)).astype(np.uint8)
 
-    def _blocks(self, role: Role) -> Pixels:
-        """The blocks of all photographs that belong to a role: (blocks, BLOCK, BLOCK)."""
-        folder = photograph_folder()
-        blocks = np.concatenate([_cut_into_blocks(_grey(folder, name)) for name in PHOTOGRAPHS])
-        low, high = ROLE_SHARES[role]
-        owner = uniform((_PHOTOGRAPHS, self.seed, _OWNER), np.arange(len(blocks)))
-        return blocks[(owner >= low) & (owner < high)]
+
+def photograph_blocks(role: Role, side: int, key: tuple[int, ...]) -> Pixels:
+    """The blocks of all photographs that belong to a role, each to one, by draws of this key: (blocks, side, side)."""
+    folder = photograph_folder()
+    blocks = np.concatenate([_cut_into_blocks(_grey(folder, name), side) for name in PHOTOGRAPHS])
+    low, high = ROLE_SHARES[role]
+    owner = uniform(key, np.arange(len(blocks)))
+    return blocks[(owner >= low) & (owner < high)]
 
 
 def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pixels:
@@ -126,14 +134,19 @@ def blend(items: Pixels, backgrounds: Pixels, top: Indices, left: Indices) -> Pi
     Items come on black with a rim of nearly black pixels, which would show as specks.
     """
     result = backgrounds.copy()
-    height, width = items.shape[1:3]
-    number = np.arange(len(items))[:, None, None]
-    rows = top[:, None, None] + np.arange(height)[None, :, None]
-    columns = left[:, None, None] + np.arange(width)[None, None, :]
+    where = _placed(items.shape, top, left)
     opacity = np.minimum(items, FADE).astype(np.uint32)
-    blended = (opacity * items + (FADE - opacity) * result[number, rows, columns] + FADE // 2) // FADE
-    result[number, rows, columns] = blended.astype(np.uint8)
+    blended = (opacity * items + (FADE - opacity) * result[where] + FADE // 2) // FADE
+    result[where] = blended.astype(np.uint8)
     return result
+
+
+def _placed(shape: tuple[int, ...], top: Indices, left: Indices) -> tuple[Indices, Indices, Indices]:
+    """Numbers, rows and columns of the pixels that items of ``shape`` (items, height, width, ...) cover."""
+    number = np.arange(shape[0])[:, None, None]
+    rows = top[:, None, None] + np.arange(shape[1])[None, :, None]
+    columns = left[:, None, None] + np.arange(shape[2])[None, None, :]
+    return number, rows, columns
 
 
 def photograph_folder() -> Path:
@@ -154,7 +167,7 @@ def _grey(folder: Path, name: str) -> Pixels:
     return read_image(file, channels=1)[:, :, 0]
 
 
-def _cut_into_blocks(photograph: Pixels) -> Pixels:
-    rows, columns = (length // BLOCK for length in photograph.shape)
-    whole = photograph[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    return whole.transpose(0, 2, 1, 3).reshape(-1, BLOCK, BLOCK)
+def _cut_into_blocks(photograph: Pixels, side: int) -> Pixels:
+    rows, columns = (length // side for length in photograph.shape)
+    whole = photograph[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return whole.transpose(0, 2, 1, 3).reshape(-1, side, side)

@@ -24,13 +24,15 @@ class Long:
     warmup_epochs: float = 1
     shape: Literal["cosine", "linear", "constant", "step"] = "cosine"
     drops: tuple[float, ...] = ()
+    power: float = 1.0  # of what remains, for shape = "linear"
 
     def __post_init__(self) -> None:
         check_budget(self.generations, self.epochs, self.warmup_epochs)
 
     def plan(self) -> tuple[Phase, ...]:
         """One phase of one generation."""
-        curve = Curve(shape=self.shape, over="run", warmup=Length(epochs=self.warmup_epochs), drops=self.drops)
+        warmup = Length(epochs=self.warmup_epochs)
+        curve = Curve(shape=self.shape, over="run", warmup=warmup, drops=self.drops, power=self.power)
         return (Phase(name="train", generation=0, length=Length(epochs=self.generations * self.epochs), curve=curve),)
 
 

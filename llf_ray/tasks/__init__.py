@@ -11,12 +11,15 @@ from llf_ray.tasks.classification import (
     SmallResNet,
     TimmModel,
 )
+from llf_ray.tasks.detection import Detection
 from llf_ray.tasks.language_game import LanguageGame
+from llf_ray.tasks.segmentation import Segmentation
 from llf_ray.tasks.translation import Recurrent, Translation
 
 __all__ = [
     "Classification",
     "CroppedTransformer",
+    "Detection",
     "Fresh",
     "FromFile",
     "FromRun",
@@ -24,6 +27,7 @@ __all__ = [
     "MultiLayerPerceptron",
     "Pretrained",
     "Recurrent",
+    "Segmentation",
     "SmallResNet",
     "TimmModel",
     "Translation",

@@ -359,22 +359,9 @@ def _measured(data: DataSet, side: int | None, root: str | None) -> Scaling:
     """
     items = _loaded(data, "train", root)
     if isinstance(items, Stack) or side is not None:
-        stack = _in_memory(data, "train", side, root)
-        counts = _counted(stack.images)
-    else:
-        chosen = order(len(items.labels), 0, 0, 0)[:NUM_MEASURED]
-        counts = np.sum([_counted(square(items.image(int(index)), 64)) for index in chosen], axis=0)
-    values = np.arange(256) / 255
-    shares = counts / counts.sum(1, keepdims=True)
-    mean = shares @ values
-    std = np.sqrt(shares @ values**2 - mean**2)
-    return Scaling(mean=tuple(mean.tolist()), std=tuple(np.maximum(std, 1 / 255).tolist()))
-
-
-def _counted(images: np.ndarray) -> np.ndarray:
-    """How often each channel has each of the 256 values: (channels, 256)."""
-    pixels = images.reshape(-1, images.shape[-1])
-    return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(pixels.shape[1])])
+        return Scaling.measured([_in_memory(data, "train", side, root).images])
+    chosen = order(len(items.labels), 0, 0, 0)[:NUM_MEASURED]
+    return Scaling.measured(square(items.image(int(index)), 64) for index in chosen)
 
 
 tiny = Classification(

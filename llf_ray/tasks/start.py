@@ -43,7 +43,7 @@ class FromFile:
     """A safetensors file, or what ``torch.save`` wrote and ``weights_only`` can read.
 
     ``rename`` replaces beginnings of names: ``{"linear.": "fc."}``. With ``head="fresh"`` a classifier of
-    another size is drawn anew.
+    another size is drawn anew, and what a file has of a classifier that the network lacks is left behind.
     """
 
     path: str = field(metadata=PATH)
@@ -111,11 +111,13 @@ def fitting(network: nn.Module, start: Start, head: tuple[str, ...]) -> dict[str
         return None
     own = network.state_dict()
     if isinstance(start, FromFile | FromRun) and start.head == "fresh":
-        in_head = {name for name in own if any(name.startswith(f"{module}.") for module in head)}
+        modules = tuple(f"{module}." for module in head)
         values = {
-            name: value for name, value in values.items() if name not in in_head or value.shape == own[name].shape
+            name: value
+            for name, value in values.items()
+            if not name.startswith(modules) or (name in own and value.shape == own[name].shape)
         }
-        values = {**{name: own[name] for name in in_head}, **values}
+        values = {**{name: value for name, value in own.items() if name.startswith(modules)}, **values}
     # counters of batches that older files lack: nothing reads them as long as statistics are running means
     counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     values = {**counters, **values}

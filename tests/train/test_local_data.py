@@ -162,6 +162,17 @@ def test_layers_further_from_the_head_learn_more_slowly_under_layer_decay() -> N
     assert [factor[name] for name in order] == [0.5**depth for depth in range(5)]
 
 
+def test_modules_of_token_cropr_keep_the_rate_under_layer_decay() -> None:
+    """As published: they are drawn anew, however early their block."""
+    from llf_ray.tasks.segmentation import tiny  # here: it imports timm, which takes seconds
+
+    prepared = prepare(settings(Long(), task=tiny, optim=Optim(name="adamw", layer_decay=0.5)))
+    factor = {name: group.factor for group in prepared.groups for name in group.parameters}
+    assert {value for name, value in factor.items() if ".cropr." in name} == {1.0}
+    names = ["head.weight", "backbone.blocks.3.mlp.fc1.weight", "backbone.blocks.0.norm1.bias", "backbone.cls_token"]
+    assert [factor[name] for name in names] == [0.5**depth for depth in (0, 1, 4, 5)]
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
