@@ -1454,7 +1454,7 @@ def keep_map(picture: KeepMap, after: Sequence[int], blocks: int, path: Path) ->
     """
     with _drawing(path, 2 * SIDE + 1.4, SIDE + 0.7) as figure:
         plain, cut = figure.subplots(1, 2)
-        plain.imshow(_coloured(picture.pixels), interpolation=_smoothing(picture))
+        plain.imshow(_in_three(picture.pixels), interpolation=_smoothing(picture))
         plain.set_title(shortened(picture.name, 40))
         _draw_cuts(cut, picture, after, blocks)
         kept = float((picture.depth >= blocks).mean())
@@ -1479,7 +1479,7 @@ def keep_maps(
         for number, picture in enumerate(pictures):
             row, column = divmod(number, columns)
             plain, cut = axes[2 * row, column], axes[2 * row + 1, column]
-            plain.imshow(_coloured(picture.pixels), interpolation=_smoothing(picture))
+            plain.imshow(_in_three(picture.pixels), interpolation=_smoothing(picture))
             words = (shortened(picture.name, 26), shortened(picture.answer, 26))
             plain.set_title("\n".join(words), fontsize=7.5, fontweight="normal", pad=3)
             _draw_cuts(cut, picture, after, blocks, frame=0.9)
@@ -1489,7 +1489,7 @@ def keep_maps(
     return path
 
 
-def _coloured(pixels: np.ndarray) -> np.ndarray:
+def _in_three(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
 
@@ -1507,7 +1507,7 @@ def _cut_colours(after: Sequence[int]) -> np.ndarray:
 
 def _draw_cuts(ax: Axes, picture: KeepMap, after: Sequence[int], blocks: int, frame: float = 1.5) -> None:
     """The image with cut patches covered, and a frame, so many points wide, around what was kept."""
-    pixels = _coloured(picture.pixels) / 255
+    pixels = _in_three(picture.pixels) / 255
     high, wide = pixels.shape[:2]
     down, across = picture.depth.shape
     depth = picture.depth[np.arange(high)[:, None] * down // high, np.arange(wide) * across // wide]

@@ -25,6 +25,8 @@ from llf_ray.data.order import Draw
 from llf_ray.data.preparation import Preparation
 from llf_ray.display import size_words
 from llf_ray.nn.cropr.flops import Count, count
+from llf_ray.nn.cropr.schedule import Steady
+from llf_ray.nn.cropr.settings import Cropping
 from llf_ray.nn.cropr.stripped import (
     WEIGHTS,
     cropped_in,
@@ -35,10 +37,13 @@ from llf_ray.nn.cropr.stripped import (
     traced,
     unexportable,
 )
+from llf_ray.nn.cropr.transformer import apply
 from llf_ray.nn.normaliser import without_normalisers
 from llf_ray.nn.recipe import network_of
+from llf_ray.nn.segmenter import Segmenter
 from llf_ray.studies.finished import open_finished
 from llf_ray.tasks.classification import Classification
+from llf_ray.tasks.segmentation import Segmentation
 
 __all__ = [
     "FORMATS",
@@ -69,13 +74,13 @@ Scores = Callable[[Tensor], Tensor]
 @dataclass(frozen=True, kw_only=True)
 class Written:
     """A file, or one and what lies beside it, and how it was found to compute: the largest difference in class scores,
-    and the number of images with the same class.
+    and the share of images, or of their pixels, with the same class.
     """
 
     format: str
     files: tuple[Path, ...]
     difference: float
-    same: int
+    same: float
     sound: bool
 
     @property
@@ -123,7 +128,7 @@ def export_of(run_folder: Path, folder: Path | None = None, formats: Sequence[st
     """Write the network of a finished run, and hold what was written against it.
 
     Args:
-        run_folder: of a finished run of image classification.
+        run_folder: of a finished run of image classification or semantic segmentation.
         folder: where to write; None: ``exported`` in the run's folder.
         formats: of `FORMATS`.
 
@@ -133,9 +138,10 @@ def export_of(run_folder: Path, folder: Path | None = None, formats: Sequence[st
     formats = check_formats(formats)
     finished = open_finished(run_folder)
     task = finished.run.config.task
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification | Segmentation):
         raise SettingError(
-            f"run {run_folder.name!r}: {type(task).__name__} has no network that turns images into class scores"
+            f"run {run_folder.name!r}: {type(task).__name__} has no network that turns images into class scores; "
+            "strip() and traced() of llf_ray.nn.cropr take any network with a transformer that loses tokens"
         )
     trained = finished.network()
     try:
@@ -146,20 +152,19 @@ def export_of(run_folder: Path, folder: Path | None = None, formats: Sequence[st
     if why is not None and set(formats) - {"safetensors"}:
         raise SettingError(f"run {run_folder.name!r}: {why}; format safetensors can hold it")
     recipe = {name: value for name, value in task.network_recipe().items() if name != "cropping"}
-    prepared = Preparation.of(task.augment, task.scaling(), tuple(task.example().shape[1:]))
     about = {
         "llf_ray": __version__,
         "run": finished.run.config.name,
         "network": recipe,
         "classes": list(task.data.classes()),
-        "images": asdict(prepared),
+        "images": _preparation(task),
     }
     place = folder or run_folder / "exported"
     images = _test_images(task)
     held = _Held(trained, images)
     written = [_written(name, place, network, about, held) for name in formats]
     with torch.device("meta"):
-        dense = network_of(recipe)
+        dense = _dense(recipe)
     shape = (1, *task.example().shape[1:])
     return Exported(
         folder=place,
@@ -172,11 +177,31 @@ def export_of(run_folder: Path, folder: Path | None = None, formats: Sequence[st
     )
 
 
-def _test_images(task: Classification) -> Tensor:
+def _preparation(task: Classification | Segmentation) -> dict[str, Any]:
+    """How test images are prepared, as plain data; "pad" takes the longer side to the square and fills it up with
+    zeros, right and below, after scaling.
+    """
+    size: Any = tuple(task.example().shape[1:])
+    if isinstance(task, Classification):
+        return asdict(Preparation.of(task.augment, task.scaling(), size))
+    return {**dict(zip(("channels", "height", "width"), size, strict=True)), **asdict(task.scaling()), "resize": "pad"}
+
+
+def _dense(recipe: Mapping[str, Any]) -> nn.Module:
+    """The network that loses no tokens."""
+    network = network_of(recipe)
+    if "segmenter" not in recipe:
+        return network
+    nothing = Cropping(schedule=Steady(rate=0), selector="variance", fusion=False)
+    return Segmenter(apply(network, nothing), **recipe["segmenter"])
+
+
+def _test_images(task: Classification | Segmentation) -> Tensor:
     """The first images of the test part, as the network sees them."""
-    number = min(CHECKED, task.num_items("test"))
+    number = min(CHECKED, task.num_items("test"), getattr(task, "scored_together", CHECKED))
     (batch,) = task.batches("test", [Draw(np.arange(number))], torch.device("cpu"))
-    return batch.images
+    images: Tensor = batch.images
+    return images
 
 
 def _numbers(network: nn.Module) -> int:
@@ -203,7 +228,7 @@ class _Held:
             format=name,
             files=tuple(files),
             difference=difference,
-            same=int((found.argmax(1) == self.scores.argmax(1)).sum()),
+            same=float((found.argmax(1) == self.scores.argmax(1)).double().mean()),
             sound=difference <= TOLERANCE * float(self.scores.abs().max()),
         )
 
@@ -288,7 +313,7 @@ def report(made: Exported) -> list[str]:
         lines[1] = f"multiply-adds of an image, attention counted: {_amount(made.cost.total)}"
     for one in made.written:
         files = ", ".join(file.name for file in one.files)
-        held = f"scores differ by at most {one.difference:.2g}, the class is the same for {one.same}"
+        held = f"scores differ by at most {one.difference:.2g}, the class is the same for {100 * one.same:.4g} %"
         lines.append(f"{one.format}: {files}, {size_words(one.size)}; on {made.images} test images {held}")
     return [*lines, f"written: {made.folder}"]
 

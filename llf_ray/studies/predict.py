@@ -89,6 +89,10 @@ def open_model(path: Path, device: str = "auto") -> Model:
             "parts: load it yourself if you trust it)"
         )
     settings = read_settings(folder)
+    if "segmenter" in settings.get("network", ()):
+        raise SettingError(
+            f"{path} says the class of every pixel, and whole images are asked for: load_stripped gives its network"
+        )
     try:
         classes, plain = tuple(settings["classes"]), dict(settings["images"])
         prepared = Preparation(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})

@@ -98,7 +98,7 @@ def test_the_command_says_what_it_wrote_and_how_well_it_fits(cropped_run: Path, 
     for name, file in (("safetensors", "model.safetensors"), ("torch", "model.pt2"), ("onnx", "model.onnx")):
         assert f"{name}: {file}, " in said
         assert (folder / file).stat().st_size > 4 * own
-    assert said.count("the class is the same for 20\n") == 3
+    assert said.count("the class is the same for 100 %\n") == 3
     assert said.endswith(f"written: {folder}\n")
 
 
@@ -124,6 +124,21 @@ def test_any_network_of_classification_is_exported(tmp_path: Path) -> None:
     assert found.cost == found.dense_cost
     assert found.numbers == found.trained_numbers
     assert not [name for name in load_stripped(tmp_path / "here").state_dict() if "normaliser" in name]
+
+
+def test_a_network_that_says_the_class_of_every_pixel_is_exported(tmp_path: Path) -> None:
+    from llf_ray.tasks.segmentation import tiny as task  # made when it is asked for, hence here
+
+    folder = whole(config(task), tmp_path / "pixels")
+    found = export_of(folder, formats=study.FORMATS[:2])
+    assert [(one.sound, one.same) for one in found.written] == [(True, 1.0), (True, 1.0)]
+    assert 0 < found.cost.total < found.dense_cost.total
+    images = torch.randn(3, *task.example().shape[1:])
+    with torch.no_grad():
+        wanted = open_finished(folder).network()(images)
+        torch.testing.assert_close(load_stripped(folder / "exported")(images), wanted)
+    done = CliRunner().invoke(main, ["predict", str(folder / "exported"), str(tmp_path)])
+    assert "says the class of every pixel, and whole images are asked for" in done.output
 
 
 def test_a_network_that_a_program_cannot_hold_goes_by_its_weights(tmp_path: Path) -> None:
@@ -173,5 +188,5 @@ def test_a_file_that_computes_something_else_is_a_failure(
 def test_sizes_count_what_lies_beside_a_file(tmp_path: Path) -> None:
     for name, size in (("a", 3), ("b", 5)):
         (tmp_path / name).write_bytes(b"x" * size)
-    written = Written(format="onnx", files=(tmp_path / "a", tmp_path / "b"), difference=0.0, same=1, sound=True)
+    written = Written(format="onnx", files=(tmp_path / "a", tmp_path / "b"), difference=0.0, same=1.0, sound=True)
     assert written.size == 8

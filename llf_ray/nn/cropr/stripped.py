@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +23,7 @@ from llf_ray.nn.cropr.schedule import Lengths
 from llf_ray.nn.cropr.settings import Cropping, CroprOptions
 from llf_ray.nn.cropr.transformer import Cropped, apply
 from llf_ray.nn.recipe import network_of
+from llf_ray.nn.segmenter import Segmenter
 from llf_ray.nn.weights import read_weights
 
 __all__ = [
@@ -73,7 +74,8 @@ def save_stripped(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> N
         folder: where; made if it is not there.
         model: the network.
         about: JSON-ready; under "network" the recipe of the network before it loses tokens (see
-            `llf_ray.nn.recipe.network_of`). All else is kept as it is.
+            `llf_ray.nn.recipe.network_of`), and in it, for a `Segmenter` on it, "segmenter" with the number of classes.
+            All else is kept as it is.
 
     Raises:
         SettingError: a network that was not stripped, or that is more than a recipe makes.
@@ -85,13 +87,13 @@ def save_stripped(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> N
 def save_settings(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
     """The settings alone, for a folder whose weights lie in a program; as `save_stripped`."""
     inside = cropped_in(model)
-    if inside and not isinstance(model, Cropped):
+    if inside and not isinstance(model, Cropped | Segmenter):
         raise SettingError(
             f"{type(model).__name__} has its {type(inside[0]).__name__} inside: save that one alone, or traced() of all"
         )
     if any(isinstance(module, Cropr) for module in model.modules()):
         raise SettingError(f"{type(model).__name__} has auxiliary heads: save what strip() makes of it")
-    cropping = _concrete(model) if isinstance(model, Cropped) else None
+    cropping = _concrete(inside[0]) if inside else None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(json.dumps({"format": FORMAT, **about, "cropping": cropping}, indent=1))
 
@@ -130,6 +132,8 @@ def load_stripped(folder: str | Path) -> nn.Module:
         network = network_of(settings["network"])
         if settings["cropping"] is not None:
             network = _cropped(network, settings["cropping"])
+        if "segmenter" in settings["network"]:
+            network = Segmenter(cast("Cropped", network), **settings["network"]["segmenter"])
     except SettingError as error:
         raise SettingError(f"{Path(folder) / SETTINGS}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
@@ -197,7 +201,8 @@ def _some(names: Sequence[str], number: int = 3) -> str:
 def unexportable(model: nn.Module) -> str | None:
     """Why a model has no program that runs without Python, or None."""
     for transformer in cropped_in(model):
-        if transformer.cropping.selector == "random":
+        cut = transformer.kept and transformer.kept[-1] < transformer.grid[0] * transformer.grid[1]
+        if transformer.cropping.selector == "random" and cut:
             return "selector 'random' draws anew in every pass, from a generator of its own that no program holds"
         if any(isinstance(module, Cropr) for module in transformer.modules()):
             return f"{type(transformer).__name__} has auxiliary heads: export what strip() makes of it"
