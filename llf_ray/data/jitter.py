@@ -71,14 +71,17 @@ class Placement:
         factor = scale * size / max(height, width)
         return cls(size, max(1, round(height * factor)), max(1, round(width * factor)))
 
-    def back(self, boxes: Tensor, height: int, width: int) -> Tensor:
-        """Boxes (N, 4) of the square in pixels of an image of this height and width, cut off at its edges."""
+    def back(self, boxes: Tensor, height: int, width: int, *, cut: bool = True) -> Tensor:
+        """Boxes (N, 4) of the square in pixels of an image of this height and width, cut off at its edges where they
+        reach into the padding.
+        """
         x0, y0, x1, y1 = boxes.unbind(1)
         if self.mirrored:
             x0, x1 = self.size - x1, self.size - x0
         across, down = width / self.width, height / self.height
-        columns = [((x + self.left) * across).clamp(0, width) for x in (x0, x1)]
-        rows = [((y + self.top) * down).clamp(0, height) for y in (y0, y1)]
+        columns, rows = ([(x + self.left) * across for x in (x0, x1)], [(y + self.top) * down for y in (y0, y1)])
+        if cut:
+            columns, rows = [x.clamp(0, width) for x in columns], [y.clamp(0, height) for y in rows]
         return torch.stack([columns[0], rows[0], columns[1], rows[1]], 1)
 
 

@@ -1,1 +1,1 @@
-"""What is measured on a trained network: functions of a model and data, of torch, numpy and scipy alone."""
+"""What is measured on a trained network: functions of a model and data, of torch, numpy, scipy and torchmetrics."""

@@ -37,7 +37,8 @@ class Family:
     """One task.
 
     ``base`` is what every arm is trained with, less its task; ``arms`` are the arms' tasks, the first dense. ``start``
-    is the training of the dense network that they start from; None where they start as their tasks say.
+    is the training of the dense network that they start from; None where they start as their tasks say. ``most_seeds``
+    bounds the study's seeds where a family asks what one training can answer.
     """
 
     name: str
@@ -45,12 +46,13 @@ class Family:
     base: RunConfig
     arms: Mapping[str, Any]
     start: RunConfig | None
+    most_seeds: int | None = None
 
     def comparison(self, seeds: tuple[int, ...]) -> Comparison:
         """The arms as a comparison whose trainings have their names."""
         arms: dict[str, Recipe] = {f"{self.name}-{arm}": self.base.recipe for arm in self.arms}
         task = next(iter(self.arms.values()))
-        return Comparison(name=self.name, base=replace(self.base, task=task), arms=arms, seeds=seeds)
+        return Comparison(name=self.name, base=replace(self.base, task=task), arms=arms, seeds=seeds[: self.most_seeds])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class CroprStudy:
             f"{family.name}-{START}-seed{seed}": self._named(family.start, f"{family.name}-{START}", seed)
             for seed in self.seeds
             for family in self.families
-            if family.start is not None
+            if family.start is not None and seed in self.seeds[: family.most_seeds]
         }
 
     def arms(self) -> dict[str, RunConfig]:
@@ -83,6 +85,8 @@ class CroprStudy:
         found = {}
         for seed in self.seeds:
             for family in self.families:
+                if seed not in self.seeds[: family.most_seeds]:
+                    continue
                 for arm, task in family.arms.items():
                     if family.start is not None:
                         start = FromRun(run=str(self.place / f"{family.name}-{START}-seed{seed}"), head="fresh")

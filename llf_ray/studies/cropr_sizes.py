@@ -9,11 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from llf_ray.config import unknown
-from llf_ray.data import Augment, FashionOnPhotographs, Folder, Mosaic, TimmAugment
+from llf_ray.data import (
+    Ade20k,
+    Augment,
+    CamVid,
+    Coco128,
+    FashionMasks,
+    FashionOnPhotographs,
+    FashionScenes,
+    Folder,
+    LargeScaleJitter,
+    MaskAugment,
+    Mosaic,
+    Nuclei,
+    TimmAugment,
+)
 from llf_ray.data.base import ROOT_VARIABLE, DataSet, located
 from llf_ray.engine.base import EngineSettings, Optim
 from llf_ray.journal import Tracking
-from llf_ray.nn.cropr import Cropping, CroprOptions, Schedule, Steady
+from llf_ray.nn.cropr import Cropping, CroprOptions, KeepRate, Schedule, Steady
+from llf_ray.nn.detector_settings import Heads
 from llf_ray.recipes.long import Long
 from llf_ray.run import Checkpoints, Resources, RunConfig
 from llf_ray.studies.cropr import DENSE, SIZES, CroprStudy, Family, Size, check_size
@@ -101,17 +116,140 @@ def _classification(task: Any, start: Long, tuning: Long, *, batch: int, lr: flo
     )
 
 
+def _segmentation(data: Any, *, start: float, tuning: float) -> Family:
+    """Street scenes by a transformer of 6 blocks at 96 pixels, 64 patches."""
+    from llf_ray.tasks import Segmentation, TimmModel
+
+    options = {"img_size": 96, "patch_size": 12, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    task = Segmentation(
+        model=TimmModel(name="vit_tiny_patch16_224", options=options),
+        data=data,
+        augment=MaskAugment(size=96, scale=(0.75, 1.5), colour=0.0),
+    )
+
+    def arm(**changes: Any) -> Any:
+        return _with(task, Cropping(schedule=Steady(rate=13), queries="patches", ramp=round(tuning / 2), **changes))
+
+    return Family(
+        name="segmentation",
+        question="Can the class of every pixel be told by tokens that left on the way?",
+        base=_base(Long(generations=1, epochs=tuning, warmup_epochs=min(1, tuning / 4)), task, batch=8, lr=7e-4),
+        arms={
+            DENSE: task,
+            "cropr_fusion": arm(),
+            "random_fusion": arm(selector="random"),
+            "cropr": arm(fusion=False),
+        },
+        start=_base(Long(generations=1, epochs=start, warmup_epochs=min(1, start / 4)), task, batch=8, lr=1.5e-3),
+    )
+
+
+def _with(task: Any, cropping: Cropping) -> Any:
+    from llf_ray.tasks import CroppedTransformer
+
+    return replace(task, model=CroppedTransformer(model=task.model, cropping=cropping))
+
+
+def _instances(task: Any, *, start: float, tuning: float) -> Family:
+    """Objects and their masks by a transformer that keeps half of its patches behind each block."""
+    return Family(
+        name="instances",
+        question="Do objects keep their outlines where seven of eight patches leave on the way?",
+        base=_base(Long(generations=1, epochs=tuning, warmup_epochs=tuning / 10), task, batch=4, lr=5e-4),
+        arms={
+            DENSE: task,
+            "cropr_fusion": _with(task, Cropping(schedule=KeepRate(keep=0.5))),
+            "random_fusion": _with(task, Cropping(schedule=KeepRate(keep=0.5), selector="random")),
+        },
+        start=_base(Long(generations=1, epochs=start, warmup_epochs=start / 10), task, batch=4, lr=1e-3),
+    )
+
+
+def _small_heads(**changes: Any) -> Heads:
+    """Those that two cores can train."""
+    small: dict[str, Any] = {
+        "channels": 64,
+        "proposal_convs": 1,
+        "proposals_learned": 128,
+        "region_scale": 112,
+        "regions_learned": 64,
+        "box_convs": 0,
+        "mask_size": 8,
+        "mask_convs": 2,
+    }
+    return Heads(**{**small, **changes})
+
+
+def _nuclei() -> Any:
+    from llf_ray.tasks import Detection, TimmModel
+
+    options = {
+        **{"img_size": 256, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 3},
+        **{"class_token": False, "global_pool": ""},
+    }
+    return Detection(
+        model=TimmModel(name="vit_tiny_patch16_224", options=options),
+        data=Nuclei(root="nuclei", channels=1),
+        augment=LargeScaleJitter(size=256, scale=(0.75, 1.5)),
+        heads=_small_heads(
+            strides=(4, 8, 16), anchors=(10, 16, 26), ratios=(1.0,), proposals=(400, 300), box_size=5, box_width=128
+        ),
+    )
+
+
+def _scenes(**few: int) -> Any:
+    from llf_ray.tasks import Detection, TimmModel
+
+    options = {
+        **{"img_size": 128, "patch_size": 16, "embed_dim": 48, "depth": 5, "num_heads": 3},
+        **{"class_token": False, "global_pool": ""},
+    }
+    return Detection(
+        model=TimmModel(name="vit_tiny_patch16_224", options=options),
+        data=FashionScenes(**few),
+        augment=LargeScaleJitter(size=128, scale=(0.75, 1.5)),
+        heads=_small_heads(
+            strides=(8, 16), anchors=(24, 48), ratios=(0.5, 1.0, 2.0), proposals=(100, 50), box_width=64
+        ),
+    )
+
+
+def _by_heart() -> Family:
+    """A detector learns 32 photographs of COCO by heart; no published number is claimed."""
+    from llf_ray.tasks import Detection, TimmModel
+
+    task = Detection(
+        model=TimmModel(
+            name="vit_tiny_patch16_224",
+            options={"img_size": 256, "depth": 5, "class_token": False, "global_pool": ""},
+        ),
+        data=Coco128(root="coco128", held_out="train2017", num_train=32),
+        augment=LargeScaleJitter(size=256, scale=(1.0, 1.0), flip=0.0),
+        heads=_small_heads(anchors=(16, 32, 64, 128), proposals=(400, 200), box_width=256),
+    )
+    return Family(
+        name="by_heart",
+        question="Can a detector that loses tokens fit photographs of COCO at all?",
+        base=_base(Long(generations=1, epochs=100, warmup_epochs=3), task, batch=4, lr=1e-3, decay=0.01),
+        arms={"cropr_fusion": _with(task, Cropping(schedule=KeepRate(keep=0.5)))},
+        start=None,
+        most_seeds=1,
+    )
+
+
 def _quick(seeds: tuple[int, ...]) -> CroprStudy:
     data = FashionOnPhotographs(size=72, num_train=400, num_held_out=200)
     task = _clothes({}, data, depth=6, width=48)
     recipe = Long(generations=1, epochs=2, warmup_epochs=0.5)
     family = _classification(task, recipe, replace(recipe, epochs=1), batch=50, lr=2e-3, options=False)
+    pixels = _segmentation(FashionMasks(num_train=100, num_held_out=40), start=2, tuning=2)
+    objects = _instances(_scenes(num_train=40, num_held_out=20), start=2, tuning=1)
     return CroprStudy(
         name="cropr-quick",
         size="quick",
-        families=(family,),
+        families=(family, pixels, objects),
         seeds=seeds,
-        about="400 bundled images (clothes on photographs, 72x72), a ViT of 6 blocks",
+        about="bundled images (clothes on photographs): 400 of 72x72, 100 with masks, 40 scenes of several pieces",
     )
 
 
@@ -129,10 +267,19 @@ def _small(seeds: tuple[int, ...]) -> CroprStudy:
         lr=2e-3,
         options=True,
     )
-    words = "6,000 images of clothes on photographs" if items else "2,000 bundled images of clothes on photographs"
-    return CroprStudy(
-        name="cropr-small", size="small", families=(family,), seeds=seeds, about=f"{words} (72x72), a ViT of 6 blocks"
-    )
+    told = ["6,000 images of clothes on photographs" if items else "2,000 bundled images of clothes on photographs"]
+    families = [family]
+    for mark, words, make_family in (
+        ("camvid/train", "CamVid", lambda: _segmentation(CamVid(), start=20, tuning=10)),
+        ("nuclei/images", "nuclei", lambda: _instances(_nuclei(), start=10, tuning=5)),
+        ("coco128/instances_train2017.json.gz", "32 photographs of COCO128", _by_heart),
+    ):
+        if root and located(mark).exists():
+            families.append(make_family())
+            told.append(words)
+        else:
+            told.append(f"no {words} (there is no {mark} where data lie)")
+    return CroprStudy(name="cropr-small", size="small", families=tuple(families), seeds=seeds, about="; ".join(told))
 
 
 def _paper(seeds: tuple[int, ...]) -> CroprStudy:
@@ -172,7 +319,43 @@ def _paper(seeds: tuple[int, ...]) -> CroprStudy:
     return CroprStudy(
         name="cropr-paper",
         size="paper",
-        families=(family,),
+        families=(family, _scenes_of_ade20k(base)),
         seeds=seeds,
-        about="ImageNet with ViT-L/16 of MAE at 224, R = 8, 50 epochs",
+        about="ImageNet with ViT-L/16 of MAE at 224, R = 8, 50 epochs; ADE20K with EVA-02-L at 512, R = 40, 64 epochs",
+    )
+
+
+def _scenes_of_ade20k(base: RunConfig) -> Family:
+    """As in jobs/paper/segmentation_cropr_ade20k_eva02_large.py."""
+    from llf_ray.tasks import Pretrained, Segmentation, TimmModel
+
+    task = Segmentation(
+        model=TimmModel(
+            name="eva02_large_patch14_224.mim_m38m",
+            drop_path=0.2,
+            options={"img_size": 512, "patch_size": 16},
+        ),
+        data=Ade20k(),
+        augment=MaskAugment(size=512),
+        start=Pretrained(),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        num_workers=12,
+    )
+
+    def arm(**changes: Any) -> Any:
+        return _with(task, Cropping(schedule=Steady(rate=40), queries="patches", ramp=32, **changes))
+
+    recipe = Long(generations=1, epochs=64, warmup_epochs=0, shape="linear", power=0.9)
+    return Family(
+        name="segmentation",
+        question="What does EVA-02-L keep on ADE20K?",
+        base=replace(
+            base,
+            recipe=recipe,
+            optim=replace(base.optim, lr=2e-5, layer_decay=0.9),
+            engine=EngineSettings(batch=8, precision="bf16"),
+        ),
+        arms={DENSE: task, "cropr_fusion": arm(), "random_fusion": arm(selector="random"), "cropr": arm(fusion=False)},
+        start=None,
     )

@@ -299,7 +299,8 @@ class Detection:
         """Masks of what was found on the image's own pixels, (N, height, width)."""
         from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-        boxes = truth.where.back(found.boxes, truth.height, truth.width)
+        # whole boxes, padding included: a mask fills the box that it was predicted in
+        boxes = truth.where.back(found.boxes, truth.height, truth.width, cut=False)
         shape = (truth.height, truth.width)
         pasted = [  # one at a time: a hundred masks of a large photograph in fp32 are a gigabyte
             paste_masks_in_image(mask[None, None], box[None], shape)[0, 0] >= INSIDE

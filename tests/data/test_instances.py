@@ -314,6 +314,9 @@ def test_images_of_evaluation_are_whole_and_in_the_corner():
     assert (square[19:] == 9).all()
     assert (square[:19] == 100).all()
     assert left.boxes.tolist() == [[0, 0, 64, 19]]
+    low = torch.tensor([[6.4, 0, 64, 38]])  # half of it in the padding
+    torch.testing.assert_close(where.back(low, 30, 100), torch.tensor([[10.0, 0, 100, 30]]))
+    torch.testing.assert_close(where.back(low, 30, 100, cut=False), torch.tensor([[10.0, 0, 100, 60]]))
 
 
 def test_what_is_left_of_an_object_has_its_own_box():
