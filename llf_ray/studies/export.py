@@ -60,6 +60,7 @@ __all__ = [
 
 FORMATS = ("safetensors", "torch", "onnx")
 PROGRAM, ONNX = "model.pt2", "model.onnx"
+ONNX_BESIDE = f"{ONNX}.data"
 ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 INPUT, OUTPUT = "images", "scores"  # names in the ONNX graph
 
@@ -129,7 +130,7 @@ def export_of(run_folder: Path, folder: Path | None = None, formats: Sequence[st
 
     Args:
         run_folder: of a finished run of image classification or semantic segmentation.
-        folder: where to write; None: ``exported`` in the run's folder.
+        folder: where to write; None: ``exported`` in the run's folder. Files of an earlier export there go.
         formats: of `FORMATS`.
 
     Raises:
@@ -162,6 +163,8 @@ def export_of(run_folder: Path, folder: Path | None = None, formats: Sequence[st
     place = folder or run_folder / "exported"
     images = _test_images(task)
     held = _Held(trained, images)
+    for name in (WEIGHTS, PROGRAM, ONNX, ONNX_BESIDE):  # of an earlier export: one folder holds one network
+        (place / name).unlink(missing_ok=True)
     written = [_written(name, place, network, about, held) for name in formats]
     with torch.device("meta"):
         dense = _dense(recipe)

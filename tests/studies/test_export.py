@@ -126,6 +126,15 @@ def test_any_network_of_classification_is_exported(tmp_path: Path) -> None:
     assert not [name for name in load_stripped(tmp_path / "here").state_dict() if "normaliser" in name]
 
 
+def test_a_folder_holds_one_network(cropped_run: Path, tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.onnx.data", "notes.txt"):
+        (tmp_path / name).touch()
+    export_of(cropped_run, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "model.safetensors", "notes.txt"]
+    export_of(cropped_run, tmp_path, ("torch",))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "model.pt2", "notes.txt"]
+
+
 def test_a_network_that_says_the_class_of_every_pixel_is_exported(tmp_path: Path) -> None:
     from llf_ray.tasks.segmentation import tiny as task  # made when it is asked for, hence here
 
