@@ -795,6 +795,80 @@ def slim(run: str, out: Path | None, generation: int | None, folder: Path) -> No
 
 @main.command()
 @run_argument
+@click.option("--to", type=click.Path(path_type=Path), help="Folder to write it to  [default: RUN/exported]")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="[safetensors|torch|onnx]",
+    help="Weights with settings, a program of torch.export, ONNX. Repeatable.  [default: safetensors]",
+)
+@runs_option
+def export(run: str, to: Path | None, formats: tuple[str, ...], folder: Path) -> None:
+    """Write the network of a finished run for others to use, without what only training needs.
+
+    A transformer that loses tokens is stripped: its modules' queries become one vector each, aggregators and auxiliary
+    heads go. What was written is read back and checked on test images; `llf-ray predict` runs it.
+    """
+    from llf_ray.studies import export as study
+
+    asked = study.check_formats(formats or study.FORMATS[:1])
+    made = _checked(lambda: study.export_of(_find(run, folder), to, asked))
+    for line in study.report(made):
+        click.echo(line)
+    wrong = [one.format for one in made.written if not one.sound]
+    if wrong:
+        _leave(f"{' and '.join(wrong)} in {made.folder} does not compute what the run's network does", 1)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write answers there, .csv or .json.")
+@click.option("--maps", metavar="FOLDER", type=click.Path(path_type=Path), help="Draw what is cut of each image.")
+@click.option("--top", type=int, default=5, show_default=True, help="Classes of each image, likeliest first.")
+@click.option("--batch", type=int, default=32, show_default=True, help="Images at a time.")
+@click.option("--device", default="auto", show_default=True, help="As torch names it.")
+@click.option("--skip-broken", is_flag=True, help="Pass over files that cannot be read as images.")
+def predict(
+    model: Path,
+    images: Path,
+    to: Path | None,
+    maps: Path | None,
+    top: int,
+    batch: int,
+    device: str,
+    skip_broken: bool,
+) -> None:
+    """Run an exported model on images.
+
+    MODEL is the folder that `llf-ray export` wrote; IMAGES an image, or a folder with images at any depth.
+    """
+    from llf_ray.studies import predict as study
+
+    if to is not None:
+        study.check_target(to)
+    opened = study.open_model(model, device)
+    files, names = study.images_at(images)
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    how: Any = {"top": top, "batch": batch, "maps": maps, "skip_broken": skip_broken, "tell": tell}
+    answers = _checked(lambda: study.predict(opened, files, names, **how))
+    if to is None:
+        for answer in answers:
+            click.echo(study.line(answer))
+    else:
+        _checked(lambda: study.write(answers, to))
+    click.echo(study.conclusion(answers, len(files)), err=to is None)
+    for name, path in (("answers", to), ("maps", maps)):
+        if path is not None:
+            click.echo(f"{name}: {path}")
+
+
+@main.command()
+@run_argument
 @runs_option
 def ensemble(run: str, folder: Path) -> None:
     """Score all generations of a finished run together: the mean of their probabilities, beside each alone."""

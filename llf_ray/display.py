@@ -40,6 +40,7 @@ __all__ = [
     "mask_lines",
     "metric_words",
     "runs_table",
+    "size_words",
     "state_words",
     "watch",
 ]
@@ -86,6 +87,16 @@ def reason(state: str, message: str) -> str:
 def state_words(state: str, message: str) -> str:
     """What has become of a run, its state named once: ``stopped at step 230``, ``lost: its driver is gone``."""
     return message if message.startswith(state) else f"{state}: {message}" if message else state
+
+
+def size_words(number: int) -> str:
+    """Bytes as ``1.23 GB``."""
+    if not number:
+        return "-"
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,9 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -35,6 +37,7 @@ __all__ = [
     "Courses",
     "Differences",
     "Interval",
+    "KeepMap",
     "Lane",
     "Line",
     "Marks",
@@ -50,6 +53,8 @@ __all__ = [
     "draw_probes",
     "draw_run",
     "intervals",
+    "keep_map",
+    "keep_maps",
     "reliability",
     "segmentation_sheet",
     "timeline",
@@ -1415,3 +1420,125 @@ def _coloured(labels: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
     table = np.full((256, 3), matplotlib.colors.to_rgb(IGNORED_COLOUR))
     table[: len(colours)] = [matplotlib.colors.to_rgb(colour) for colour in colours]
     return table[labels]
+
+
+# ------------------------------------------------------------------------------------------------------------ keep maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepMap:
+    """An image as a network sees it, (H, W, channels), and the number of blocks that each of its patches went through
+    before it was cut, (h, w); the number of all blocks where it never was.
+    """
+
+    name: str
+    answer: str
+    pixels: np.ndarray
+    depth: np.ndarray
+
+
+CUTS = ("BuPu_r", 0.0, 0.72)  # from dark to pale: early cuts, late cuts; a hue that few photographs are full of
+COVER = 0.72  # how much of a cut patch its colour covers
+SIDE = 3.6  # of a picture, in inches
+
+
+def keep_map(picture: KeepMap, after: Sequence[int], blocks: int, path: Path) -> Path:
+    """Draw an image, and beside it the block behind which each patch was cut: kept ones as they are and in a frame, the
+    others grey under the block's colour.
+
+    Args:
+        picture: the image.
+        after: the blocks, from 1, that patches are cut behind.
+        blocks: how many there are.
+        path: where to.
+    """
+    with _drawing(path, 2 * SIDE + 1.4, SIDE + 0.7) as figure:
+        plain, cut = figure.subplots(1, 2)
+        plain.imshow(_in_three(picture.pixels), interpolation=_smoothing(picture))
+        plain.set_title(shortened(picture.name, 40))
+        _draw_cuts(cut, picture, after, blocks)
+        kept = float((picture.depth >= blocks).mean())
+        cut.set_title(f"{shortened(picture.answer, 32)}; {100 * kept:.0f} % of patches kept")
+        plain.set_axis_off()
+        _cuts_legend(figure, [plain, cut], after, blocks, fraction=0.05, pad=0.02, shrink=0.85, aspect=22)
+    return path
+
+
+def keep_maps(
+    title: str, pictures: Sequence[KeepMap], after: Sequence[int], blocks: int, path: Path, *, columns: int = 6
+) -> Path:
+    """Draw many images as `keep_map` does, each above its map, on one sheet."""
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    side = 1.9
+    with _drawing(path, max(5.0, side * columns), (2 * side + 0.24) * rows + 0.95) as figure:
+        figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[union-attr, call-arg]
+        axes = figure.subplots(2 * rows, columns, squeeze=False)
+        for ax in axes.flatten():
+            ax.set_axis_off()
+        for number, picture in enumerate(pictures):
+            row, column = divmod(number, columns)
+            plain, cut = axes[2 * row, column], axes[2 * row + 1, column]
+            plain.imshow(_in_three(picture.pixels), interpolation=_smoothing(picture))
+            words = (shortened(picture.name, 26), shortened(picture.answer, 26))
+            plain.set_title("\n".join(words), fontsize=7.5, fontweight="normal", pad=3)
+            _draw_cuts(cut, picture, after, blocks, frame=0.9)
+        figure.suptitle(shortened(title, 100), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        wide, _ = figure.get_size_inches()
+        _cuts_legend(figure, axes, after, blocks, location="bottom", shrink=min(1.0, 4.6 / wide), aspect=28, pad=0.01)
+    return path
+
+
+def _in_three(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _smoothing(picture: KeepMap) -> str:
+    """Small images show their pixels."""
+    return "antialiased" if picture.pixels.shape[0] >= 128 else "nearest"
+
+
+def _cut_colours(after: Sequence[int]) -> np.ndarray:
+    """A colour, red, green and blue from 0 to 1, for each of the blocks that patches are cut behind."""
+    name, low, high = CUTS
+    places = np.linspace(low, high, len(after)) if len(after) > 1 else np.full(len(after), 0.3)
+    return np.asarray(matplotlib.colormaps[name](places))[:, :3]
+
+
+def _draw_cuts(ax: Axes, picture: KeepMap, after: Sequence[int], blocks: int, frame: float = 1.5) -> None:
+    """The image with cut patches covered, and a frame, so many points wide, around what was kept."""
+    pixels = _in_three(picture.pixels) / 255
+    high, wide = pixels.shape[:2]
+    down, across = picture.depth.shape
+    depth = picture.depth[np.arange(high)[:, None] * down // high, np.arange(wide) * across // wide]
+    colours = np.zeros((blocks + 1, 3))
+    colours[list(after)] = _cut_colours(after)
+    grey = pixels.mean(2, keepdims=True).repeat(3, 2)
+    covered = np.where((depth >= blocks)[..., None], pixels, (1 - COVER) * grey + COVER * colours[depth])
+    ax.imshow(covered, interpolation=_smoothing(picture))
+    lines = _frames(picture.depth >= blocks, high / down, wide / across)
+    ax.add_collection(LineCollection(lines, colors="white", linewidths=frame))
+    ax.set_axis_off()
+
+
+def _frames(kept: np.ndarray, high: float, wide: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Lines (from, to) between patches that are kept and others; a patch is ``high`` by ``wide`` pixels."""
+    padded = np.pad(kept, 1)
+    flat = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])  # between rows
+    steep = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    across = [((c * wide - 0.5, r * high - 0.5), ((c + 1) * wide - 0.5, r * high - 0.5)) for r, c in flat]
+    down = [((c * wide - 0.5, r * high - 0.5), (c * wide - 0.5, (r + 1) * high - 0.5)) for r, c in steep]
+    return across + down
+
+
+def _cuts_legend(figure: Figure, axes: Any, after: Sequence[int], blocks: int, **place: Any) -> None:
+    """A bar with a colour for each block that patches are cut behind."""
+    if not after:
+        return
+    colours = ListedColormap(_cut_colours(after))
+    norm = BoundaryNorm(np.arange(len(after) + 1) - 0.5, len(after))
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, **place)
+    shown = range(0, len(after), -(-len(after) // 12))
+    bar.set_ticks(list(shown), labels=[str(after[number]) for number in shown])
+    bar.ax.minorticks_off()
+    bar.set_label(f"cut behind block (of {blocks}); uncovered: never cut", fontsize=9)

@@ -23,6 +23,7 @@ from llf_ray.figures import (
     Courses,
     Differences,
     Interval,
+    KeepMap,
     Lane,
     Line,
     Marks,
@@ -37,6 +38,8 @@ from llf_ray.figures import (
     draw_probes,
     draw_run,
     intervals,
+    keep_map,
+    keep_maps,
     reliability,
     segmentation_sheet,
     timeline,
@@ -336,6 +339,59 @@ def test_means_are_written_above_their_seeds(drawn, tmp_path):
 
 def test_a_comparison_that_has_no_scores_yet_is_drawn(tmp_path):
     assert comparison("nothing", [Arm(label="long", curves={0: []}, test={})], tmp_path / "c.png").exists()
+
+
+def keep_map_of(side: int, channels: int, seed: int = 0) -> KeepMap:
+    """Patches of 4 pixels, cut behind blocks 2 and 3 of 5 or never."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (side, side, channels), dtype=np.uint8)
+    depth = random.choice([2, 3, 5], (side // 4, side // 4))
+    return KeepMap(name=f"{seed}.png", answer="a coat 51.2 %", pixels=pixels, depth=depth)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_keep_map_shows_kept_patches_as_they_are_and_others_in_the_colour_of_their_block(channels, drawn, tmp_path):
+    picture = keep_map_of(24, channels)
+    assert keep_map(picture, (2, 3), 5, tmp_path / "map.png") == tmp_path / "map.png"
+    (figure,) = drawn
+    plain, cut, bar = figure.axes
+    shown = cut.images[0].get_array()
+    inside = np.kron(picture.depth, np.ones((4, 4), dtype=int))
+    whole = np.broadcast_to(picture.pixels, (24, 24, 3)) / 255
+    np.testing.assert_allclose(shown[inside == 5], whole[inside == 5])
+    np.testing.assert_array_equal(plain.images[0].get_array(), np.broadcast_to(picture.pixels, (24, 24, 3)))
+    legend = bar.collections[-1]  # a colour for each block
+    grey = whole.mean(2, keepdims=True)
+    colours = [legend.cmap(legend.norm(number))[:3] for number in (0, 1)]
+    for block, colour in zip((2, 3), colours, strict=True):
+        np.testing.assert_allclose(shown[inside == block], (0.28 * grey + 0.72 * np.asarray(colour))[inside == block])
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["2", "3"]
+    assert f"{100 * (picture.depth == 5).mean():.0f} % of patches kept" in cut.get_title(loc="left")
+
+
+def test_frames_of_a_keep_map_run_between_kept_and_cut_patches(drawn, tmp_path):
+    depth = np.full((6, 6), 2)
+    depth[1, 2:4] = 5
+    picture = replace(keep_map_of(24, 3), depth=depth)
+    keep_map(picture, (2, 3), 5, tmp_path / "map.png")
+    (frame,) = drawn[0].axes[1].collections
+    lines = {tuple(map(tuple, line)) for line in frame.get_segments()}
+    around = {((8, 4), (12, 4)), ((12, 4), (16, 4)), ((8, 8), (12, 8)), ((12, 8), (16, 8))}
+    around |= {((8, 4), (8, 8)), ((16, 4), (16, 8))}
+    assert lines == {tuple((x - 0.5, y - 0.5) for x, y in line) for line in around}
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_sheet_of_keep_maps_has_a_picture_and_a_map_for_each(number, drawn, tmp_path):
+    keep_maps("what is cut where", [keep_map_of(24, 3, seed) for seed in range(number)], (2, 3), 5, tmp_path / "s.png")
+    figure = drawn[0]
+    *axes, bar = figure.axes
+    pictured = [ax for ax in axes if ax.images]
+    assert len(pictured) == 2 * number
+    width, height = figure.canvas.get_width_height()
+    for text in (*(ax.title for ax in pictured), *(ax._left_title for ax in pictured), bar.xaxis.label):
+        box = text.get_window_extent()
+        assert not text.get_text() or (box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height)
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path):

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
+from llf_ray.nn.recipe import network_of
 from llf_ray.nn.weights import read_weights
 
 __all__ = ["Width", "load_slim", "narrow", "save_slim"]
@@ -75,8 +76,7 @@ def save_slim(folder: Path, network: nn.Module, widths: Mapping[str, Width], abo
         folder: where; made if it is not there.
         network: the slim network.
         widths: of every layer that differs from the whole network.
-        about: ``{"timm": name, "options": {...}}`` or ``{"resnet": {...}}`` (arguments of `llf_ray.nn.ResNet`), or
-            ``{"perceptron": {...}}`` alike.
+        about: a recipe, see `llf_ray.nn.recipe.network_of`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = {**about, "widths": {name: asdict(width) for name, width in widths.items()}}
@@ -93,7 +93,7 @@ def load_slim(folder: str | Path) -> nn.Module:
     widths = Path(folder) / WIDTHS
     try:
         about = json.loads(widths.read_text())
-        network = _whole(about)
+        network = network_of(about)
         narrow(network, {name: Width(**width) for name, width in about["widths"].items()})
     except FileNotFoundError:
         raise SettingError(f"no slim network in {folder}: it has no {WIDTHS}") from None
@@ -106,19 +106,3 @@ def load_slim(folder: str | Path) -> nn.Module:
     except RuntimeError as error:
         raise SettingError(f"{Path(folder) / WEIGHTS} does not fit {WIDTHS}: {' '.join(str(error).split())}") from None
     return network
-
-
-def _whole(about: Mapping[str, Any]) -> nn.Module:
-    """The network before it was made slim."""
-    if "timm" in about:
-        import timm
-
-        network: nn.Module = timm.create_model(about["timm"], **about["options"])
-        return network
-    if "perceptron" in about:
-        from llf_ray.nn.perceptron import Perceptron
-
-        return Perceptron(**about["perceptron"])
-    from llf_ray.nn.resnet import ResNet
-
-    return ResNet(**about["resnet"])

@@ -7,16 +7,17 @@ have no such source are not here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from llf_ray.studies.compare import Against
 
-__all__ = ["QUICK", "VERDICTS", "Claim", "Found", "Verdict", "judge", "judged", "untestable"]
+__all__ = ["QUICK", "VERDICTS", "Claim", "Found", "Verdict", "counted", "judge", "judged", "untestable"]
 
 Verdict = Literal["reproduced", "not reproduced", "cannot be tested here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)  # the best first
+NOISE = "within the noise of seeds"
 QUICK = "The quick size trains for a few epochs: its numbers show that everything works, and nothing else."
 
 
@@ -65,7 +66,7 @@ def judge(
         return ours, "not reproduced", f"the difference is less than {margin}"
     beside = f"is {'more' if mean > least else 'less'} than {margin}" if least else "has the claimed sign"
     seen = beside if mean > 0 else "has the other sign"
-    return ours, "not reproduced", f"within the noise of seeds: the mean {seen}, the interval holds {margin}"
+    return ours, "not reproduced", f"{NOISE}: the mean {seen}, the interval holds {margin}"
 
 
 def _words(difference: Against, scale: float) -> str:
@@ -94,3 +95,16 @@ def judged(
 def untestable(claim: Claim, why: str, ours: str = "-") -> Found:
     """A claim that these data or this length cannot speak to."""
     return Found(claim=claim, ours=ours, verdict="cannot be tested here", why=why)
+
+
+def counted(every: Sequence[Found]) -> str:
+    """How many claims came out how; of those not reproduced, how many these seeds contradict and how many they leave
+    open.
+    """
+    counts = {verdict: sum(one.verdict == verdict for one in every) for verdict in VERDICTS}
+    words = {verdict: f"{number} {verdict}" for verdict, number in counts.items()}
+    missed = [one for one in every if one.verdict == "not reproduced"]
+    open_ones = sum(all(NOISE in why for why in one.why.split("; ")) for one in missed)
+    if missed:
+        words["not reproduced"] += f" ({len(missed) - open_ones} contradicted, {open_ones} {NOISE})"
+    return ", ".join(words.values())

@@ -21,7 +21,7 @@ from llf_ray import figures
 from llf_ray.display import duration
 from llf_ray.journal import read, replace_text
 from llf_ray.nn.cropr import Count, Cropped, count, image_shape
-from llf_ray.studies.claims import QUICK, VERDICTS, Claim, Found, judge, judged, untestable
+from llf_ray.studies.claims import QUICK, Claim, Found, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, plain, spread
 from llf_ray.studies.cropr import DENSE, CroprStudy, Family
 from llf_ray.studies.kept import spent
@@ -360,15 +360,13 @@ def _claim_lines(found: Findings) -> list[str]:
         ]
         for one in every
     ]
-    counts = {verdict: sum(one.verdict == verdict for one in every) for verdict in VERDICTS}
-    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
     return [
         "## Claims",
         "",
         *([QUICK, ""] if found.study.size == "quick" else []),
-        f"{told}. Differences are paired by seed, in points of the task's own test score. Reproduced: the 95 % "
-        "interval lies on the claimed side of zero, or of the margin that a claim names. [R] README of the authors' "
-        "code, [S] a text that quotes the paper.",
+        f"{counted(every)}. Differences are paired by seed, in points of the task's own test score. Reproduced: the "
+        "95 % interval lies on the claimed side of zero, or of the margin that a claim names. [R] README of the "
+        "authors' code, [S] a text that quotes the paper.",
         "",
         *markdown_table(columns, rows, left=len(columns)),
     ]
@@ -502,7 +500,7 @@ def _draw(found: Findings) -> list[Path]:
             rows.append(figures.Interval(label=arm, mean=100 * change.mean, ends=ends, by_seed=by_seed))
         if rows:
             title = f"{family.name}: {found.results[family.name].metric}"
-            panels.append(figures.Differences(title=title, unit="points less than dense", rows=rows))
+            panels.append(figures.Differences(title=title, unit="points above dense", rows=rows))
     if panels:
         path = folder / "against_dense.png"
         written.append(figures.intervals(f"{found.study.name}: test, minus the dense network's", panels, path))

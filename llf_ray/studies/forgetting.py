@@ -344,7 +344,9 @@ def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: st
 
 
 def _base(task: object, recipe: Recipe, *, batch: int, evaluate_every: int, **changes: object) -> RunConfig:
-    """One worker, one core; validation at phase ends unless ``evaluate_every`` epochs come first."""
+    """One worker, one core; validation at phase ends and every ``evaluate_every`` epochs: where generations of others
+    end, the long run is scored, too.
+    """
     return RunConfig(
         name="study",
         task=task,  # type: ignore[arg-type]
@@ -405,7 +407,7 @@ def _quick(seeds: tuple[int, ...]) -> ForgettingStudy:
         data=FashionOnPhotographs(num_train=400, num_held_out=400),
         augment=Augment(shift=2, flip=0.5),
     )
-    base = _base(task, Long(generations=3, epochs=5), batch=50, evaluate_every=1000)
+    base = _base(task, Long(generations=3, epochs=5), batch=50, evaluate_every=5)
     clothes = FashionSample(num_train=300, num_held_out=300)
     return ForgettingStudy(
         name="forgetting-quick",
@@ -448,7 +450,7 @@ def _small(seeds: tuple[int, ...]) -> ForgettingStudy:
         augment=Augment(shift=2, flip=0.5, size=32 if isinstance(own, Torchvision) else None),
     )
     targets = _other_images() if own else {"fashion": FashionSample(num_train=1000, num_held_out=1000)}
-    base = _base(task, Long(generations=4, epochs=20), batch=50, evaluate_every=1000)
+    base = _base(task, Long(generations=4, epochs=20), batch=50, evaluate_every=20)
     words = "1,000 images of CIFAR-10" if own else "1,000 bundled images (clothes on photographs, 36x36)"
     others = " and ".join(targets) or f"none, since there is none of {_marks(*FLOWERS, *CIFAR100)}"
     return ForgettingStudy(

@@ -21,7 +21,7 @@ from llf_ray.display import duration
 from llf_ray.forget.groups import Both, Select, layout, resolve
 from llf_ray.forget.operations import WEIGHTS
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.claims import QUICK, VERDICTS, Claim, Found, judge, judged, untestable
+from llf_ray.studies.claims import QUICK, Claim, Found, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, markdown, plain, spread
 from llf_ray.studies.examine import examined
 from llf_ray.studies.forgetting import KELS, MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, sweep
@@ -795,17 +795,14 @@ def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
         ]
         for one in every
     ]
-    counts = {verdict: sum(one.verdict == verdict for one in every) for verdict in VERDICTS}
-    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
     return [
         "## Claims",
         "",
         *([QUICK, ""] if quick else []),
-        f"{told}. Each row names what is taken from what: where a claim says worse or lower, the difference that bears "
-        "it out is negative. Differences are paired by seed, in points of test accuracy where nothing else is said. "
-        "Reproduced: "
-        "the 95 % interval lies on the claimed side of zero, or of the margin that a claim names; fewer than three "
-        "seeds have none. [R] README, log or figure of the authors' code, [C] their "
+        f"{counted(every)}. Each row names what is taken from what: where a claim says worse or lower, the difference "
+        "that bears it out is negative. Differences are paired by seed, in points of test accuracy where nothing else "
+        "is said. Reproduced: the 95 % interval lies on the claimed side of zero, or of the margin that a claim names; "
+        "fewer than three seeds have none. [R] README, log or figure of the authors' code, [C] their "
         "code, [I] an issue thread there, [W] a leaderboard's entry for the paper, [S] a text that quotes the paper.",
         "",
         *markdown_table(columns, rows, left=len(columns)),

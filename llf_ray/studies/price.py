@@ -19,6 +19,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from llf_ray.data.order import Draw, order
+from llf_ray.display import size_words
 from llf_ray.engine.base import EngineSettings, bytes_per_worker, divide_batch
 from llf_ray.engine.local import LocalEngine
 from llf_ray.engine.team import Team
@@ -222,15 +223,6 @@ def _memory(prepared: Prepared, found: Price) -> RenderableType:
         memory = bytes_per_worker(number, settings, config.optim, config.resources.workers)
         parts = (memory.weights, memory.gradients, memory.masters, memory.moments, memory.averaged, found.activations)
         mark = " (this job)" if stage == config.engine.stage else ""
-        table.add_row(f"{stage}{mark}", *(_bytes(part) for part in (*parts, sum(parts))))
+        table.add_row(f"{stage}{mark}", *(size_words(part) for part in (*parts, sum(parts))))
     note = "activations: kept by autograd for one micro-batch; buffers of the collectives and the libraries come on top"
     return Stacked(table, Text(note, style="dim"))
-
-
-def _bytes(number: int) -> str:
-    if not number:
-        return "-"
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"

@@ -30,7 +30,7 @@ class Model(Protocol):
         ...
 
     def recipe(self, num_classes: int, channels: int) -> dict[str, Any]:
-        """How to make the network without these settings, as plain data: see `llf_ray.nn.slim.save_slim`."""
+        """How to make the network without these settings, as plain data: see `llf_ray.nn.recipe.network_of`."""
         ...
 
 

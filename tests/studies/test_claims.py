@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llf_ray.studies.claims import Claim, judge, judged, untestable
+from llf_ray.studies.claims import Claim, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, against
 
 CLAIM = Claim(name="x", claim="one beats the other", source="nobody")
@@ -67,3 +67,17 @@ def test_the_weakest_of_several_differences_decides() -> None:
     assert judged(CLAIM, {"a": noise, "b": missing}).verdict == "cannot be tested here"
     assert judged(CLAIM, {}).verdict == "cannot be tested here"
     assert untestable(CLAIM, "too small").why == "too small"
+
+
+def test_what_is_not_reproduced_is_contradicted_or_open() -> None:
+    every = [
+        judged(CLAIM, {"a": of(0.05, 0.04, 0.06)}),
+        judged(CLAIM, {"a": of(0.05, -0.04, 0.06)}),
+        judged(CLAIM, {"a": of(0.05, 0.04, 0.06), "b": of(0.05, -0.04, 0.06)}),
+        judged(CLAIM, {"a": of(0.05, -0.04, 0.06), "b": of(-0.05, -0.04, -0.06)}),
+        untestable(CLAIM, "no data"),
+    ]
+    assert counted(every) == (
+        "1 reproduced, 3 not reproduced (1 contradicted, 2 within the noise of seeds), 1 cannot be tested here"
+    )
+    assert counted(every[:1]) == "1 reproduced, 0 not reproduced, 0 cannot be tested here"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llf_ray.nn.cropr.flops import BlockCosts, Count, block_costs, count, image_shape, lengths
     from llf_ray.nn.cropr.latency import rate_for_latency, relative_time
     from llf_ray.nn.cropr.module import Cropr, Scorer
-    from llf_ray.nn.cropr.stripped import strip
+    from llf_ray.nn.cropr.stripped import load_stripped, save_stripped, strip, traced
     from llf_ray.nn.cropr.transformer import Cropped, Seen, apply, module_names, refusal, shape_of
 
 __all__ = [
@@ -39,20 +39,23 @@ __all__ = [
     "count",
     "image_shape",
     "lengths",
+    "load_stripped",
     "module_names",
     "places",
     "rate_for_latency",
     "refusal",
     "relative_time",
+    "save_stripped",
     "shape_of",
     "strip",
+    "traced",
 ]
 
 _LATE = {
     "flops": ("BlockCosts", "Count", "block_costs", "count", "image_shape", "lengths"),
     "latency": ("rate_for_latency", "relative_time"),
     "module": ("Cropr", "Scorer"),
-    "stripped": ("strip",),
+    "stripped": ("load_stripped", "save_stripped", "strip", "traced"),
     "transformer": ("Cropped", "Seen", "apply", "module_names", "refusal", "shape_of"),
 }
 
