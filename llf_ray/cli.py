@@ -569,7 +569,8 @@ def forgetting(
     else:
         place, made = _checked(lambda: settings.begin(asked))
         click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
-        outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
+        with _same_command(heard, place / LOG):
+            outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
         lines = _unfinished(made, outcomes)
     found = results.findings(place, asked)
     _console().print(results.report(found))
@@ -601,8 +602,9 @@ def language(size: str, seeds: int | None, name: str, plain: bool, verbose: bool
     asked, place = settings.study_of(size, seeds), folder.resolve() / (name or f"language-{size}")
     heard = Heard()
     made = _checked(lambda: settings.begin(asked, place))
-    click.echo(f"{place.name}: {len(made)} trainings of {len(asked.seeds)} seeds each")
-    outcomes = settings.carry_out(asked, place, made, verbose=verbose, on_signal=heard, say=click.echo)
+    click.echo(f"{place.name}: {len(made)} trainings of {len(asked.seeds)} seed{'s' * (len(asked.seeds) > 1)} each")
+    with _same_command(heard, place / LOG):
+        outcomes = settings.carry_out(asked, place, made, verbose=verbose, on_signal=heard, say=click.echo)
     lines = _unfinished(made, outcomes)
     if not lines:
         result, written = settings.write(asked, place)
@@ -656,7 +658,8 @@ def cropr(
     else:
         starts = _checked(lambda: settings.begin(asked))
         click.echo(f"{asked.name}: {asked.about}; {len(asked.trainings())} trainings")
-        made, outcomes = settings.carry_out(asked, starts, verbose=verbose, on_signal=heard, say=click.echo)
+        with _same_command(heard, asked.place / LOG):
+            made, outcomes = settings.carry_out(asked, starts, verbose=verbose, on_signal=heard, say=click.echo)
         lines = _unfinished(made, outcomes)
     found = results.findings(asked)
     _console().print(results.report(found))
@@ -671,6 +674,19 @@ def _set_data_root(data_root: Path | None, size: str) -> None:
     if size == "quick":
         raise SettingError(f"--data-root {data_root}: goes with --size small or paper; quick has bundled images")
     os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
+
+
+@contextmanager
+def _same_command(heard: Heard, log_file: Path) -> Iterator[None]:
+    """A study that is ended where no training has an outcome to tell of, as between them and while their networks are
+    examined, says how to go on, too.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped: go on with the same command")
+        click.echo(f"log: {log_file}")
+        raise SystemExit(128 + (heard.number or signal.SIGINT)) from None
 
 
 def _unfinished(runs: Sequence[Any], outcomes: Sequence[Outcome]) -> list[str]:

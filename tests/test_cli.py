@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import llf_ray.cluster.apart
 import llf_ray.cluster.launch
 import llf_ray.studies.compare
 from llf_ray.cli import main
@@ -134,6 +135,25 @@ def test_a_wrong_setting_is_one_line(command, settings, fragments, job):
 def test_a_broken_job_file_is_one_line(text, fragments, tmp_path):
     line = refused("show", job_file(tmp_path, text))
     assert all(fragment in line for fragment in fragments), line
+
+
+def test_a_study_that_is_ended_while_it_examines_says_how_to_go_on(tmp_path, monkeypatch):
+    """A signal then ends the command at once: no training has an outcome that tells of it."""
+
+    def map_apart(function, items, resources, *, on_signal, **rest):
+        on_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        llf_ray.cluster.apart,
+        "execute_apart",
+        lambda runs, **rest: [Outcome(state="finished", step=1, message="")] * len(runs),
+    )
+    monkeypatch.setattr(llf_ray.cluster.apart, "map_apart", map_apart)
+    result = call("study", "language", "--size", "quick", "--folder", tmp_path)
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    log = tmp_path.resolve() / "language-quick" / "driver.log"
+    assert result.output.endswith(f"stopped: go on with the same command\nlog: {log}\n")
 
 
 def test_a_missing_job_names_its_neighbours(job):

@@ -255,6 +255,7 @@ def carry_out(
             left,
             runs[0].config.resources,
             log_file=log_file,
+            on_signal=on_signal,
             on_end=lambda number: say(f"measured {number} of {len(left)} parts"),
             keep=keep,
         )
@@ -519,6 +520,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "seeds (Student's: symmetric about the mean, so an edge may lie where no score can, above an accuracy of 1 for "
         "example); differences are paired by seed. Scores are those of the test role at the last step.",
     ]
+    seeds = len(result["probe"]["before"])
     for title, chosen in (
         ("Ren et al.'s game", [name for name in result["arms"] if not name.startswith("base")]),
         ("Li & Bowling's game", [name for name in result["arms"] if name.startswith("base")]),
@@ -527,7 +529,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             lines += ["", f"## {title}", "", *_table(result, chosen)]
     lines += [
         "",
-        f"## Mixed-language probe, {len(result['probe']['before'])} seeds",
+        f"## Mixed-language probe, {seeds} seed{'s' * (seeds > 1)}",
         "",
         *_probe_table(result),
         "",
