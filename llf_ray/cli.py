@@ -396,20 +396,22 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
 
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
-    from llf_ray.display import amount, duration, mask_lines, metric_words
+    from llf_ray.display import amount, duration, mask_lines, metric_words, overall
     from llf_ray.journal import summary
 
     if outcome.state != "finished":
         said = outcome.message if outcome.message.startswith(outcome.state) else f"{outcome.state}: {outcome.message}"
         return [said, f"{'once its cause is gone, ' * (outcome.state == 'failed')}go on with: llf-ray resume {folder}"]
-    scores = ", ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in outcome.scores.items())
+    scores: dict[str, list[str]] = {}  # a line for each role
+    for name, value in overall(outcome.scores).items():
+        scores.setdefault(name.partition("/")[0], []).append(f"{metric_words(name)} {amount(name, value)}")
     total = sum(outcome.seconds.values())
     share = (
         f" ({outcome.seconds.get('steps', 0.0) / total:.0%} of {duration(total)} in optimizer steps)" if total else ""
     )
     return [
         f"finished after {outcome.step:,} steps{share}",
-        scores,
+        *(", ".join(words) for words in scores.values()),
         *mask_lines(summary(folder)),
         f"weights: {folder / 'final' / 'model.safetensors'}",
         f"picture: {folder / 'figures' / 'run.png'}",

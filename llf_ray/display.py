@@ -39,6 +39,7 @@ __all__ = [
     "duration",
     "mask_lines",
     "metric_words",
+    "overall",
     "runs_table",
     "state_words",
     "watch",
@@ -71,6 +72,11 @@ DIRECTION_STYLES = {"ascend": "magenta", "hold": "blue", "descend": ""}
 def amount(name: str, value: float) -> str:
     """A score or loss in the width that a person reads: accuracies in per cent, others in four digits."""
     return f"{100 * value:.1f} %" if name.rpartition("/")[2] in FRACTIONS else f"{value:#.4g}"
+
+
+def overall(values: Mapping[str, float]) -> dict[str, float]:
+    """Scores less those of single seeds, ``accuracy/seed_1``, which are in the journal and in MLflow."""
+    return {name: value for name, value in values.items() if not re.fullmatch(r"seed_\d+", name.rpartition("/")[2])}
 
 
 def metric_words(name: str) -> str:
@@ -231,7 +237,9 @@ def losses(run: RunSummary) -> dict[str, float]:
 
 
 def numbers(values: Mapping[str, float], most: int = 4) -> str:
-    return "  ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in list(values.items())[:most])
+    return "  ".join(
+        f"{metric_words(name)} {amount(name, value)}" for name, value in list(overall(values).items())[:most]
+    )
 
 
 def _pace(view: View, now: float) -> str:

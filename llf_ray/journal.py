@@ -47,7 +47,7 @@ __all__ = [
 
 ENDED = ("stopped", "failed", "finished", "lost")  # nothing more comes unless the run is resumed
 # scores that people read in per cent
-FRACTIONS = ("accuracy", "accuracy_top5", "exact_match", "top1", "top5", "word_accuracy")
+FRACTIONS = ("accuracy", "accuracy_top5", "exact_match", "held_out_accuracy", "top1", "top5", "word_accuracy")
 LOST = "its driver is gone; `llf-ray resume` goes on from the last checkpoint"
 URI_SCHEMES = (
     "http",
