@@ -208,6 +208,10 @@ def _find(run: str, folder: Path) -> Path:
     for path in (folder / run, Path(run)):
         if (path / "run.json").exists():
             return path
+        if (path / "study.json").exists():
+            inside = [str(one.relative_to(path.parent)) for one in run_folders(path)]
+            example = f", for example {inside[0]!r} (there are {len(inside)})" if inside else ""
+            raise SettingError(f"{run!r} is a study: name one of its trainings with it{example}")
     known = {str(path.relative_to(folder)): path for path in run_folders(folder)} if folder.is_dir() else {}
     same = [path for path in known.values() if path.name == run]
     if len(same) == 1:

@@ -663,7 +663,9 @@ class RunsTable:
 
 
 def runs_table(root: Path, now: float | None = None) -> RunsTable:
-    """All runs below ``root``, oldest first, trainings indented below their comparison: what `llf-ray runs` prints."""
+    """All runs below ``root``, oldest first: what `llf-ray runs` prints. Trainings are indented below their comparison;
+    those of a study, which is no run itself, have its name in front.
+    """
     now = time.time() if now is None else now
     runs = {folder.resolve(): summary(folder, now) for folder in run_folders(root)}
     children: dict[Path | None, list[Path]] = {}
@@ -673,7 +675,7 @@ def runs_table(root: Path, now: float | None = None) -> RunsTable:
     listed = [(runs[folder], depth, len(children.get(folder, ()))) for folder, depth in _family(children, None)]
     return RunsTable(
         runs=[run for run, _, _ in listed],
-        names=["  " * depth + run.name for run, depth, _ in listed],
+        names=[("  " * depth or _inside(root, run.folder)) + run.name for run, depth, _ in listed],
         rows=[
             (
                 run.state,
@@ -693,6 +695,12 @@ def _family(children: Mapping[Path | None, Sequence[Path]], parent: Path | None)
     for folder in children.get(parent, ()):
         yield folder, 0
         yield from ((one, depth + 1) for one, depth in _family(children, folder))
+
+
+def _inside(root: Path, folder: Path) -> str:
+    """The folders between ``root`` and a run's own, as a person names them: ``forgetting-quick/``."""
+    between = folder.parent.resolve().relative_to(root.resolve()).as_posix()
+    return "" if between == "." else f"{between}/"
 
 
 def _where(run: RunSummary) -> str:

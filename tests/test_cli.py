@@ -328,6 +328,16 @@ def test_a_run_branches_from_a_generation_of_another(job):
     assert not Path("runs/x").exists()
 
 
+def test_a_study_is_no_run_and_says_how_its_trainings_are_named(job):
+    assert call("run", job, "--folder", "runs/quick").exit_code == 0
+    Path("runs/quick/study.json").write_text("{}")
+    line = refused("measure", "quick", "norms")
+    assert line.endswith(
+        "'quick' is a study: name one of its trainings with it, for example 'quick/tiny' (there are 1)"
+    )
+    assert "images" in refused("measure", "quick/tiny", "norms"), "this is found"
+
+
 def test_one_folder_is_where_runs_go_and_are_found(job):
     assert call("run", job, "--folder", "elsewhere").exit_code == 0
     assert read_run(Path("elsewhere/tiny"))["name"] == "tiny"

@@ -476,6 +476,15 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:
     assert [line.split()[:2] for line in lines] == [["bad", "damaged"], ["good", "finished"]]
 
 
+def test_trainings_of_two_studies_are_told_apart(tmp_path: Path) -> None:
+    for study in ("forgetting-quick", "forgetting-small"):
+        write_run(tmp_path / study / "kels-seed0", list(records()), parent="..")
+    console = plain()
+    console.print(runs_table(tmp_path))
+    names = [line.split()[0] for line in text_of(console).splitlines()[1:]]
+    assert names == ["forgetting-quick/kels-seed0", "forgetting-small/kels-seed0"]
+
+
 LONG_NAME = "seal-frozen-early-layers-reversed-seed0-5e6f7a8b"
 
 
