@@ -208,6 +208,10 @@ def _find(run: str, folder: Path) -> Path:
     for path in (folder / run, Path(run)):
         if (path / "run.json").exists():
             return path
+        if (path / "study.json").exists():
+            inside = [str(one.relative_to(path.parent)) for one in run_folders(path)]
+            example = f", for example {inside[0]!r} (there are {len(inside)})" if inside else ""
+            raise SettingError(f"{run!r} is a study: name one of its trainings with it{example}")
     known = {str(path.relative_to(folder)): path for path in run_folders(folder)} if folder.is_dir() else {}
     same = [path for path in known.values() if path.name == run]
     if len(same) == 1:
@@ -396,20 +400,22 @@ def _carry_on(made: Any, plain: bool, verbose: bool) -> NoReturn:
 
 
 def _outcome_lines(folder: Path, outcome: Outcome) -> list[str]:
-    from llf_ray.display import amount, duration, mask_lines, metric_words
+    from llf_ray.display import amount, duration, mask_lines, metric_words, overall
     from llf_ray.journal import summary
 
     if outcome.state != "finished":
         said = outcome.message if outcome.message.startswith(outcome.state) else f"{outcome.state}: {outcome.message}"
         return [said, f"{'once its cause is gone, ' * (outcome.state == 'failed')}go on with: llf-ray resume {folder}"]
-    scores = ", ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in outcome.scores.items())
+    scores: dict[str, list[str]] = {}  # a line for each role
+    for name, value in overall(outcome.scores).items():
+        scores.setdefault(name.partition("/")[0], []).append(f"{metric_words(name)} {amount(name, value)}")
     total = sum(outcome.seconds.values())
     share = (
         f" ({outcome.seconds.get('steps', 0.0) / total:.0%} of {duration(total)} in optimizer steps)" if total else ""
     )
     return [
         f"finished after {outcome.step:,} steps{share}",
-        scores,
+        *(", ".join(words) for words in scores.values()),
         *mask_lines(summary(folder)),
         f"weights: {folder / 'final' / 'model.safetensors'}",
         f"picture: {folder / 'figures' / 'run.png'}",
@@ -569,7 +575,8 @@ def forgetting(
     else:
         place, made = _checked(lambda: settings.begin(asked))
         click.echo(f"{asked.name}: {asked.about}; {len(made)} trainings")
-        outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
+        with _same_command(heard, place / LOG):
+            outcomes = settings.carry_out(place, asked, made, verbose=verbose, on_signal=heard, say=click.echo)
         lines = _unfinished(made, outcomes)
     found = results.findings(place, asked)
     _console().print(results.report(found))
@@ -601,8 +608,9 @@ def language(size: str, seeds: int | None, name: str, plain: bool, verbose: bool
     asked, place = settings.study_of(size, seeds), folder.resolve() / (name or f"language-{size}")
     heard = Heard()
     made = _checked(lambda: settings.begin(asked, place))
-    click.echo(f"{place.name}: {len(made)} trainings of {len(asked.seeds)} seeds each")
-    outcomes = settings.carry_out(asked, place, made, verbose=verbose, on_signal=heard, say=click.echo)
+    click.echo(f"{place.name}: {len(made)} trainings of {len(asked.seeds)} seed{'s' * (len(asked.seeds) > 1)} each")
+    with _same_command(heard, place / LOG):
+        outcomes = settings.carry_out(asked, place, made, verbose=verbose, on_signal=heard, say=click.echo)
     lines = _unfinished(made, outcomes)
     if not lines:
         result, written = settings.write(asked, place)
@@ -656,7 +664,8 @@ def cropr(
     else:
         starts = _checked(lambda: settings.begin(asked))
         click.echo(f"{asked.name}: {asked.about}; {len(asked.trainings())} trainings")
-        made, outcomes = settings.carry_out(asked, starts, verbose=verbose, on_signal=heard, say=click.echo)
+        with _same_command(heard, asked.place / LOG):
+            made, outcomes = settings.carry_out(asked, starts, verbose=verbose, on_signal=heard, say=click.echo)
         lines = _unfinished(made, outcomes)
     found = results.findings(asked)
     _console().print(results.report(found))
@@ -671,6 +680,19 @@ def _set_data_root(data_root: Path | None, size: str) -> None:
     if size == "quick":
         raise SettingError(f"--data-root {data_root}: goes with --size small or paper; quick has bundled images")
     os.environ["LLF_RAY_DATA"] = str(data_root.resolve())
+
+
+@contextmanager
+def _same_command(heard: Heard, log_file: Path) -> Iterator[None]:
+    """A study that is ended where no training has an outcome to tell of, as between them and while their networks are
+    examined, says how to go on, too.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped: go on with the same command")
+        click.echo(f"log: {log_file}")
+        raise SystemExit(128 + (heard.number or signal.SIGINT)) from None
 
 
 def _unfinished(runs: Sequence[Any], outcomes: Sequence[Outcome]) -> list[str]:

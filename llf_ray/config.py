@@ -14,6 +14,8 @@ import json
 import math
 import numbers
 import operator
+import re
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 __all__ = [
     "SettingError",
+    "accepted",
     "check",
     "check_number",
     "fingerprint",
@@ -66,6 +69,24 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> SettingError:
     return SettingError(
         f"{what} {name!r} does not exist" + (f"; did you mean {hint!r}?" if hint else "") + f" (there are: {shown})"
     )
+
+
+def accepted(error: BaseException) -> str:
+    """What may stand in place of a keyword that a class does not take, to be put behind the message of a TypeError:
+    ``; did you mean 'store'? (KeepMask takes: store, source, select)``. Empty for every other error.
+    """
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or found is None:
+        return ""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    held = [names for frame in frames for names in (frame.f_globals, frame.f_locals)]
+    inside = [vars(value) for names in held for value in names.values() if isinstance(value, types.ModuleType)]
+    kind = next((names[found[1]] for names in (*held[::-1], *inside) if found[1] in names), None)
+    if not dataclasses.is_dataclass(kind):
+        return ""
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    hint = nearest(found[2], names)
+    return (f"; did you mean {hint!r}?" if hint else "") + f" ({found[1]} takes: {', '.join(names) or 'nothing'})"
 
 
 def check_number(

@@ -39,6 +39,7 @@ __all__ = [
     "duration",
     "mask_lines",
     "metric_words",
+    "overall",
     "runs_table",
     "size_words",
     "state_words",
@@ -72,6 +73,11 @@ DIRECTION_STYLES = {"ascend": "magenta", "hold": "blue", "descend": ""}
 def amount(name: str, value: float) -> str:
     """A score or loss in the width that a person reads: accuracies in per cent, others in four digits."""
     return f"{100 * value:.1f} %" if name.rpartition("/")[2] in FRACTIONS else f"{value:#.4g}"
+
+
+def overall(values: Mapping[str, float]) -> dict[str, float]:
+    """Scores less those of single seeds, ``accuracy/seed_1``, which are in the journal and in MLflow."""
+    return {name: value for name, value in values.items() if not re.fullmatch(r"seed_\d+", name.rpartition("/")[2])}
 
 
 def metric_words(name: str) -> str:
@@ -242,7 +248,9 @@ def losses(run: RunSummary) -> dict[str, float]:
 
 
 def numbers(values: Mapping[str, float], most: int = 4) -> str:
-    return "  ".join(f"{metric_words(name)} {amount(name, value)}" for name, value in list(values.items())[:most])
+    return "  ".join(
+        f"{metric_words(name)} {amount(name, value)}" for name, value in list(overall(values).items())[:most]
+    )
 
 
 def _pace(view: View, now: float) -> str:
@@ -666,7 +674,9 @@ class RunsTable:
 
 
 def runs_table(root: Path, now: float | None = None) -> RunsTable:
-    """All runs below ``root``, oldest first, trainings indented below their comparison: what `llf-ray runs` prints."""
+    """All runs below ``root``, oldest first: what `llf-ray runs` prints. Trainings are indented below their comparison;
+    those of a study, which is no run itself, have its name in front.
+    """
     now = time.time() if now is None else now
     runs = {folder.resolve(): summary(folder, now) for folder in run_folders(root)}
     children: dict[Path | None, list[Path]] = {}
@@ -676,7 +686,7 @@ def runs_table(root: Path, now: float | None = None) -> RunsTable:
     listed = [(runs[folder], depth, len(children.get(folder, ()))) for folder, depth in _family(children, None)]
     return RunsTable(
         runs=[run for run, _, _ in listed],
-        names=["  " * depth + run.name for run, depth, _ in listed],
+        names=[("  " * depth or _inside(root, run.folder)) + run.name for run, depth, _ in listed],
         rows=[
             (
                 run.state,
@@ -696,6 +706,12 @@ def _family(children: Mapping[Path | None, Sequence[Path]], parent: Path | None)
     for folder in children.get(parent, ()):
         yield folder, 0
         yield from ((one, depth + 1) for one, depth in _family(children, folder))
+
+
+def _inside(root: Path, folder: Path) -> str:
+    """The folders between ``root`` and a run's own, as a person names them: ``forgetting-quick/``."""
+    between = folder.parent.resolve().relative_to(root.resolve()).as_posix()
+    return "" if between == "." else f"{between}/"
 
 
 def _where(run: RunSummary) -> str:

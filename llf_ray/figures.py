@@ -30,6 +30,7 @@ from llf_ray.config import shortened
 from llf_ray.journal import FRACTIONS, RunSummary, blank_summary, read
 
 __all__ = [
+    "NUMBERS",
     "PROBES",
     "Arm",
     "Band",
@@ -612,6 +613,9 @@ class Probed:
         return low / whole, high / whole
 
 
+NUMBERS = "a number behind a perturbation's name: so many per cent of the weights are forgotten"
+
+
 def draw_probes(run_folder: Path, path: Path) -> Path | None:
     """Draw what a run's probes found, from its journal alone; None where there are none.
 
@@ -634,8 +638,8 @@ def draw_probes(run_folder: Path, path: Path) -> Path | None:
     selective = [(key, title, groups) for key, title, groups in SELECTIVITIES if _ever(found.values(), key)]
     names = ["\n".join(wrap(name, 28)) for name in found]
     high = max(2.6, 0.9 + 0.19 * sum(1 + name.count("\n") for name in names))
-    with _drawing(path, 11.5, 0.6 + high + 2.3 * rows) as figure:
-        parts: Any = figure.subfigures(2, 1, height_ratios=[high, 0.3 + 2.3 * rows])
+    with _drawing(path, 11.5, 0.8 + high + 2.3 * rows) as figure:
+        parts: Any = figure.subfigures(2, 1, height_ratios=[high, 0.5 + 2.3 * rows])
         above, below = parts
         first, *others = above.subplots(1, 1 + len(selective), squeeze=False)[0]
         _draw_groups(first, before, "accuracy")
@@ -655,6 +659,7 @@ def draw_probes(run_folder: Path, path: Path) -> Path | None:
         for ax in panels[len(found) :]:
             ax.remove()
         below.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=len(GROUP_LOOKS))
+        below.supxlabel(f"bands and bars: 95 % intervals of so many examples; {NUMBERS}", fontsize=9, color="#444444")
         figure.suptitle(shortened(f"{blank_summary(run_folder).name}: targeted forgetting on a clone", 90))
     return path
 
@@ -1190,9 +1195,12 @@ class Courses:
     level: tuple[str, float] | None = None
 
 
-def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
-    """Draw panels side by side: means over seeds, bands from the lowest seed to the highest; one legend where panels
-    have the same labels, none for a single line.
+BANDS = "line: mean over seeds; band: from the lowest seed to the highest"
+
+
+def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2, note: str = "") -> Path:
+    """Draw panels side by side: means over seeds, bands from the lowest seed to the highest, which the picture says
+    itself, and ``note`` after it; one legend where panels have the same labels, no names for a single line.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -1211,9 +1219,22 @@ def courses(panels: Sequence[Courses], path: Path, *, columns: int = 2) -> Path:
             for ax in axes[: len(panels)]
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        if len(handles) > 1:
+        many = any(len(values) > 1 for panel in panels for course in panel.courses for values in course.values)
+        said = [line for words in (BANDS if many else "", note) for line in wrap(words, int(13 * size[0]))]
+        if len(handles) == 1:
+            handles = {}
+        if handles or said:
             across = 4 if columns > 1 else 3
-            figure.legend(handles.values(), handles, loc="outside lower center", ncols=across, handlelength=3.2)
+            legend = figure.legend(
+                handles.values(),
+                handles,
+                loc="outside lower center",
+                ncols=across,
+                handlelength=3.2,
+                title="\n".join(said) or None,
+                title_fontsize=9,
+            )
+            legend.get_title().set_multialignment("center")
     return path
 
 

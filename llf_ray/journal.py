@@ -52,6 +52,7 @@ FRACTIONS = (
     "accuracy_top5",
     "class_accuracy",
     "exact_match",
+    "held_out_accuracy",
     "miou",
     "pixel_accuracy",
     "top1",

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 
-from llf_ray.config import SettingError, check, check_number, fingerprint, flatten
+from llf_ray.config import SettingError, accepted, check, check_number, fingerprint, flatten
 from llf_ray.engine.base import EngineSettings, GroupRule, Optim, divide_batch
 from llf_ray.engine.sharded import prepare as check_module
 from llf_ray.forget.groups import Group, Slot, block_of, layout, partition, resolve
@@ -93,6 +93,8 @@ class Checkpoints:
 
 LOOKS = ("name", "resources", "checkpoints", "tracking", "probes", "folder")
 """Settings that are no part of a run's identity: where it takes place, and who looks on."""
+BOUNDS = ("since", "before")  # of a selection that may have no parameters; a module without any does not exist
+PACKAGE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +202,7 @@ def prepare(config: RunConfig) -> Prepared:
         except SettingError as error:
             raise SettingError(f"recipe.{error}") from None
     for selection in selections:
-        _check_selection(selection, slots, config)
+        _check_selection(selection, slots, config, plan)
     _check_probes(config, slots, plan.total)
     for phase in plan.phases:
         _check_disjoint(phase, slots)
@@ -265,12 +267,14 @@ def _phases(recipe: Recipe) -> tuple[Phase, ...]:
     """A recipe's phases; a mistake in a user's own recipe is one line, too."""
     try:
         return recipe.plan()
-    except SettingError:
-        raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        outside = [one for one in frames if not one.filename.startswith((PACKAGE, "<"))]
+        if isinstance(error, SettingError) and not outside:  # one of ours, which names its settings
+            raise
+        place, kind = (outside or frames)[-1], "" if isinstance(error, SettingError) else f"{type(error).__name__}: "
         raise SettingError(
-            f"recipe: {type(recipe).__name__}.plan() fails: {type(error).__name__}: {' '.join(str(error).split())} "
+            f"recipe: {type(recipe).__name__}.plan() fails: {kind}{' '.join(str(error).split())}{accepted(error)} "
             f"({Path(place.filename).name}:{place.lineno})"
         ) from error
 
@@ -281,11 +285,15 @@ def _skeleton(config: RunConfig) -> torch.nn.Module:
         return config.task.skeleton()
 
 
-def _check_selection(selection: Selection, slots: Sequence[Slot], config: RunConfig) -> None:
-    """A selection is built by the recipe: name the recipe's settings that hold the layer which the model lacks."""
+def _check_selection(selection: Selection, slots: Sequence[Slot], config: RunConfig, plan: Plan) -> None:
+    """A selection is built by the recipe: name the recipe's settings that hold the layer which the model lacks, or that
+    bound a group without parameters; where no setting does, the operation or rule that selects it.
+    """
     try:
         resolve(selection, slots)
     except SettingError as error:
+        bounds = [value for key, value in flatten(selection).items() if key.rpartition(".")[2] in BOUNDS]
+        empty = {repr(value) for value in bounds} if "matches no parameter" in str(error) else set()
         kinds = get_type_hints(type(config.recipe))
         settings = {
             key: value
@@ -293,8 +301,26 @@ def _check_selection(selection: Selection, slots: Sequence[Slot], config: RunCon
             if isinstance(value, str | int)
             and kinds.get(key.removeprefix("recipe.")) is not int  # a number of something
         }
-        keys = [f"{key} = {value!r}" for key, value in settings.items() if f"layer {value!r} " in str(error)]
-        raise SettingError(f"{', '.join(keys)}: {error}" if keys else str(error)) from None
+        keys = [
+            f"{key} = {value!r}"
+            for key, value in settings.items()
+            if f"layer {value!r} " in str(error) or repr(value) in empty
+        ]
+        raise SettingError(f"{', '.join(keys) or _user_of(selection, plan)}: {error}") from None
+
+
+def _user_of(selection: Selection, plan: Plan) -> str:
+    """The first operation or rule of a plan that has the selection, with its phase."""
+    users = (
+        f"phase {phase.name!r} of generation {phase.generation}: {what}"
+        for phase in plan.phases
+        for what, select in (
+            *((repr(op.label), getattr(op, "select", None)) for op in (*phase.entry, *phase.exit)),
+            *((f"the rule for {rule.select.label!r}", rule.select) for rule in phase.rules),
+        )
+        if select == selection
+    )
+    return next(users)
 
 
 def _check_labels(selections: Sequence[object]) -> None:

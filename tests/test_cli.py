@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import llf_ray.cluster.apart
 import llf_ray.cluster.launch
 import llf_ray.studies.compare
 from llf_ray.cli import main
@@ -97,6 +98,7 @@ def test_version_names_what_it_stands_on():
         (["resources.workers=5"], ["batch = 12", "multiple of 5"]),
         (["recipe.ascent_epochs=9"], ["recipe.ascent_epochs = 9.0", "must be < epochs"]),
         (["recipe.threshold=bodi"], ["layer 'bodi' does not exist", "did you mean 'body'"]),
+        (["recipe.threshold=stem"], ["llf-ray: recipe.threshold = 'stem': group 'early' matches no parameter"]),
         (["recipe.threshold=9"], ["layer 9 does not exist", "3 convolution and linear layers"]),
         (["engine.batch=4800"], ["less than one batch of 4800"]),
         (["optim=5"], ["optim is a group of settings"]),
@@ -121,7 +123,11 @@ def test_a_wrong_setting_is_one_line(command, settings, fragments, job):
         ("raise RuntimeError('no such luck')", ["job.py:27 cannot be read: RuntimeError: no such luck"]),
         ("config = (", ["cannot be read: SyntaxError"]),
         ("import no_such_module", ["ModuleNotFoundError"]),
-        ("config = RunConfig(name='x', task=Toy(), recipe=Long(), optim=Optim(lr=-1))", ["job.py: lr = -1"]),
+        ("config = RunConfig(name='x', task=Toy(), recipe=Long(), optim=Optim(lr=-1))", ["job.py:27: lr = -1"]),
+        (
+            "config = RunConfig(name='x', task=Toy(), recipe=Long(generation=2))",
+            ["job.py:27", "did you mean 'generations'? (Long takes: generations, epochs, "],
+        ),
         ("config = RunConfig(name='x', task=Toy())", ["TypeError", "recipe"]),
         ("config = RunConfig(name='x', task=Toy(), recipe=Long(), seed='a')", ["seed = 'a'", "a whole number"]),
     ],
@@ -129,6 +135,25 @@ def test_a_wrong_setting_is_one_line(command, settings, fragments, job):
 def test_a_broken_job_file_is_one_line(text, fragments, tmp_path):
     line = refused("show", job_file(tmp_path, text))
     assert all(fragment in line for fragment in fragments), line
+
+
+def test_a_study_that_is_ended_while_it_examines_says_how_to_go_on(tmp_path, monkeypatch):
+    """A signal then ends the command at once: no training has an outcome that tells of it."""
+
+    def map_apart(function, items, resources, *, on_signal, **rest):
+        on_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        llf_ray.cluster.apart,
+        "execute_apart",
+        lambda runs, **rest: [Outcome(state="finished", step=1, message="")] * len(runs),
+    )
+    monkeypatch.setattr(llf_ray.cluster.apart, "map_apart", map_apart)
+    result = call("study", "language", "--size", "quick", "--folder", tmp_path)
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    log = tmp_path.resolve() / "language-quick" / "driver.log"
+    assert result.output.endswith(f"stopped: go on with the same command\nlog: {log}\n")
 
 
 def test_a_missing_job_names_its_neighbours(job):
@@ -301,6 +326,16 @@ def test_a_run_branches_from_a_generation_of_another(job):
     assert "RUN@GENERATION" in refused("run", job, "--from", "tiny", "name=x")
     assert "does not exist" in refused("run", job, "--from", "tinny@1", "name=x")
     assert not Path("runs/x").exists()
+
+
+def test_a_study_is_no_run_and_says_how_its_trainings_are_named(job):
+    assert call("run", job, "--folder", "runs/quick").exit_code == 0
+    Path("runs/quick/study.json").write_text("{}")
+    line = refused("measure", "quick", "norms")
+    assert line.endswith(
+        "'quick' is a study: name one of its trainings with it, for example 'quick/tiny' (there are 1)"
+    )
+    assert "images" in refused("measure", "quick/tiny", "norms"), "this is found"
 
 
 def test_one_folder_is_where_runs_go_and_are_found(job):

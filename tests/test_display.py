@@ -222,6 +222,21 @@ def test_the_last_lines_of_a_run_say_what_its_masks_leave(tmp_path: Path) -> Non
     )
 
 
+def test_a_run_of_many_seeds_ends_with_its_scores_over_all_of_them(tmp_path: Path) -> None:
+    """Each in its own unit; single seeds are in the journal."""
+    values = {"accuracy": 0.0841, "held_out_accuracy": 0.2, "topographic_similarity": 0.344}
+    each = {f"{name}/seed_{seed}": value for name, value in values.items() for seed in range(3)}
+    scores = {f"{role}/{name}": value for role in ("validation", "test") for name, value in (each | values).items()}
+    outcome = Outcome(state="finished", message="", step=400, scores=scores, seconds={})
+    lines = _outcome_lines(tmp_path, outcome)
+    assert lines[1] == "validation accuracy 8.4 %, validation held_out_accuracy 20.0 %, " + (
+        "validation topographic_similarity 0.3440"
+    )
+    assert lines[2].startswith("test accuracy 8.4 %, ")
+    assert not any("seed_" in line for line in lines)
+    assert "seed_" not in module.numbers(each | values)
+
+
 def test_names_with_brackets_are_no_markup() -> None:
     display = Display(["run[red]x[/red]"], console=screen(80), clock=lambda: 0.0)
     display.update("run[red]x[/red]", {"kind": "note", "time": 1.0, "message": "[bold]careful[/bold]"})
@@ -459,6 +474,15 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:
     console.print(runs_table(tmp_path))
     lines = text_of(console).splitlines()[1:]
     assert [line.split()[:2] for line in lines] == [["bad", "damaged"], ["good", "finished"]]
+
+
+def test_trainings_of_two_studies_are_told_apart(tmp_path: Path) -> None:
+    for study in ("forgetting-quick", "forgetting-small"):
+        write_run(tmp_path / study / "kels-seed0", list(records()), parent="..")
+    console = plain()
+    console.print(runs_table(tmp_path))
+    names = [line.split()[0] for line in text_of(console).splitlines()[1:]]
+    assert names == ["forgetting-quick/kels-seed0", "forgetting-small/kels-seed0"]
 
 
 LONG_NAME = "seal-frozen-early-layers-reversed-seed0-5e6f7a8b"

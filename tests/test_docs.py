@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from llf_ray.forget.groups import Select
-from llf_ray.plan import Curve, Length, Phase, Rule
-from tests.local import Phases
+from llf_ray.engine.local import LocalEngine
+from llf_ray.forget import operations
+from llf_ray.forget.groups import Both, Either, Not, Select
+from llf_ray.forget.masks import MaskSource
+from llf_ray.plan import Curve, Generate, Length, Pass, Phase, Rule
+from llf_ray.train.adviser import Adviser
+from llf_ray.train.folder import load_module
+from tests.local import Phases, journal, whole
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -85,6 +92,74 @@ def test_the_loop_on_the_page_gives_a_group_the_rate_of_its_rule(page: dict[str,
     assert bool(ways[0].any())
     torch.testing.assert_close(ways[1], 0.1 * ways[0], rtol=1e-3, atol=1e-8)
     assert not bool(ways[2].any())
+
+
+def own_method(folder: Path) -> Path:
+    """The job file on the page of schedules."""
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "schedules.md").read_text(), re.DOTALL)
+    path = folder / "own.py"
+    path.write_text(block)
+    return path
+
+
+def test_the_method_on_the_page_does_what_it_says(tmp_path: Path) -> None:
+    """The largest weights stay and the others change, each time; then the head alone moves until all learn."""
+    config = load_module(own_method(tmp_path), "own").config
+    engines: list[LocalEngine] = []
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    class Watching(Adviser):
+        """Keeps the weights each time that it is asked."""
+
+        def at(self, step: int, *rest: Any, **more: Any) -> Any:
+            seen[step] = {name: value.clone() for name, value in engines[0].module.state_dict().items()}
+            return super().at(step, *rest, **more)
+
+    folder = whole(config, tmp_path / "run", adviser=Watching, watch=engines.append)
+    masks = [record["masks"]["largest"] for record in journal(folder, "operation") if record.get("masks")]
+    assert len(masks) == 2, "in every generation but the first"
+    assert all(abs(live / entries - 0.3) < 0.01 for live, entries in masks)
+    assert sorted(seen)[:4] == [0, 10, 20, 25]
+    before, settled = seen[20], seen[25]
+    for name, value in before.items():
+        if value.dim() == 4:
+            stays = settled[name] == value
+            assert abs(float(stays.float().mean()) - 0.3) < 0.05
+            assert value[stays].abs().min() >= value[~stays].abs().max()
+    weights = [name for name, value in before.items() if "bn" in name and name.endswith(("weight", "bias"))]
+    assert weights
+    assert all(torch.equal(before[name], settled[name]) for name in weights), "held"
+    assert not torch.equal(before["fc.bias"], settled["fc.bias"])
+
+
+def words() -> dict[str, list[type]]:
+    """Every class that a plan's operations are written with, by the table's heads."""
+    own = [getattr(operations, name) for name in operations.__all__]
+    return {
+        "operation": [*(one for one in own if isinstance(one, type)), Generate, Pass],
+        "mask source": list(get_args(MaskSource)),
+        "selection": [Select, Not, Either, Both],
+    }
+
+
+def parameters(kind: type) -> str:
+    """``keep=Nothing(), kept="same"``."""
+    named = {operations.WEIGHTS: "WEIGHTS", Select(): "Select()"}
+    written = []
+    for field in fields(kind):
+        value = field.default
+        said = json.dumps(value) if isinstance(value, str) else named.get(value) or repr(value)
+        written.append(field.name if value is MISSING else f"{field.name}={said}")
+    return f"`{', '.join(written)}`" if written else ""
+
+
+@pytest.mark.parametrize("head", list(words()))
+def test_the_tables_of_words_have_every_class_with_its_parameters(head: str) -> None:
+    page = (DOCS / "schedules.md").read_text()
+    table = page.split(f"| {head} | parameters | does |\n")[1].split("\n\n")[0].splitlines()[1:]
+    rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in table]
+    assert {name: said for name, said, _ in rows} == {f"`{one.__name__}`": parameters(one) for one in words()[head]}
+    assert all(says for _, _, says in rows)
 
 
 def test_the_page_of_cropr_trains_and_ships_what_it_says() -> None:

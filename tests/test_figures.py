@@ -559,6 +559,7 @@ def test_probes_have_a_panel_for_each_perturbation(perturbations, drawn, tmp_pat
     (figure,) = drawn
     texts_inside(figure)
     assert len(figure.axes) == 2 + perturbations, "what is right, selectivity, and a panel each"
+    assert "so many per cent of the weights are forgotten" in figure.subfigs[1].get_supxlabel()
     names = [text.get_text() for text in figure.subfigs[1].legends[0].get_texts()]
     assert names == ["clean", "mislabelled"], "colours are those of groups alone"
     _, selectivity, *panels = figure.axes
@@ -599,7 +600,14 @@ def test_a_sweep_shows_means_bands_and_seeds(drawn, tmp_path):
     courses([replace(panel, courses=[line], names=["one\n1 %", "two\n2 %"], limits=(0.0, 0.2))], tmp_path / "n.png")
     figure, named = drawn
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "dense"]
-    assert not named.legends, "a single line needs none"
+    assert not named.legends[0].get_texts(), "a single line needs no name"
+    said = "line: mean over seeds; band: from the lowest seed to the highest"
+    assert [one.legends[0].get_title().get_text() for one in drawn] == [said, said]
+    alone = replace(line, values=((0.1,), (0.2,)))
+    courses([replace(panel, courses=[alone], names=["one", "two"])], tmp_path / "a.png")
+    assert not drawn[-1].legends, "one line of one seed has nothing to explain"
+    courses([replace(panel, courses=[alone], names=["one", "two"])], tmp_path / "a.png", note="what y is")
+    assert drawn[-1].legends[0].get_title().get_text() == "what y is"
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [list(one.get_ydata()) for one in dots] == [[0.1, 0.3, 0.2, 0.4], [0.5]]
     texts_inside(figure)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from safetensors.torch import load_file, save_file
 from llf_ray.config import SettingError
 from llf_ray.data import Augment
 from llf_ray.engine.base import EngineSettings
+from llf_ray.forget import masks
+from llf_ray.forget.groups import Select
+from llf_ray.forget.masks import Everything, KernelBlock
+from llf_ray.forget.operations import Forget, KeepMask
+from llf_ray.plan import Length, Operation, Phase, Rule
 from llf_ray.recipes.born_again import TEACHER, BornAgain
 from llf_ray.recipes.knowledge_evolution import KnowledgeEvolution
 from llf_ray.recipes.later_layer import LaterLayer
@@ -42,6 +48,49 @@ def test_a_threshold_beyond_the_last_layer_is_refused(recipe: Any, threshold: An
     with pytest.raises(SettingError) as caught:
         prepare(settings(recipe(threshold=threshold)))
     assert str(caught.value).startswith(f"recipe.threshold = {threshold!r}: {why}")
+    assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """A user's recipe in this file: one phase, with what it does on entry made when the plan is."""
+
+    entry: Callable[[], Operation] = Forget
+    rules: tuple[Rule, ...] = ()
+
+    def plan(self) -> tuple[Phase, ...]:
+        """One phase."""
+        return (Phase(name="own", generation=0, length=Length(epochs=1), entry=(self.entry(),), rules=self.rules),)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (
+            Own(entry=lambda: Forget(keep=KernelBlock(share=2.0))),
+            r"recipe: Own\.plan\(\) fails: share = 2\.0: must be > 0 and <= 1 \(test_run\.py:\d+\)",
+        ),
+        (
+            Own(entry=lambda: KeepMask(name="mask", source=Everything())),  # type: ignore[call-arg]
+            r"recipe: Own\.plan\(\) fails: TypeError: .*'name' \(KeepMask takes: store, source, select\) \(test_run",
+        ),
+        (
+            Own(entry=lambda: masks.Saved(nam="mask")),  # type: ignore[arg-type, call-arg, return-value]
+            r"'nam'; did you mean 'name'\? \(Saved takes: name\)",
+        ),
+        (
+            Own(entry=lambda: Forget(select=Select(modules=("hed",)))),
+            r"phase 'own' of generation 0: 'redraw hed': layer 'hed' does not exist; did you mean 'head'\?",
+        ),
+        (
+            Own(rules=(Rule(select=Select(kinds=("embedding",), name="words"), direction=0),)),
+            r"phase 'own' of generation 0: the rule for 'words': group 'words' matches no parameter of the model",
+        ),
+    ],
+)
+def test_a_mistake_in_a_recipe_of_ones_own_is_named_with_its_place(recipe: Own, expected: str) -> None:
+    with pytest.raises(SettingError, match=f"^.*{expected}") as caught:
+        prepare(settings(recipe))
     assert "\n" not in str(caught.value)
 
 

@@ -96,6 +96,7 @@ def map_apart(
     resources: Resources,
     *,
     log_file: Path,
+    on_signal: Callable[[int], None] | None = None,
     on_end: Callable[[int], object] = lambda number: None,
     keep: contextlib.ExitStack | None = None,
 ) -> list[R]:
@@ -105,12 +106,13 @@ def map_apart(
 
     Raises:
         Exception: what the function raises, as soon as it does for one item.
+        KeyboardInterrupt: a signal came; ``on_signal`` has heard which.
     """
     if not items:
         return []
     with contextlib.ExitStack() as stack:
         (keep or stack).enter_context(logging_to(log_file, verbose=False))
-        signals = stack.enter_context(Signals(None))
+        signals = stack.enter_context(Signals(on_signal))
         stack.enter_context(_session(resources, keep))
         signals.install()  # ray.init has put its own in place
         return _mapped(function, items, resources, signals, on_end)

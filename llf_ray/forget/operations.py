@@ -187,7 +187,7 @@ class ShrinkPerturb:
     makes = ()
 
     def __post_init__(self) -> None:
-        check_number("shrink", self.shrink, low=0)
+        check_number("shrink", self.shrink, low=0, high=1)
         check_number("perturb", self.perturb, low=0)
 
     @property

@@ -37,7 +37,7 @@ class ShrinkAndPerturb:
 
     def __post_init__(self) -> None:
         check_budget(self.generations, self.epochs, self.warmup_epochs)
-        check_number("shrink", self.shrink, low=0)
+        check_number("shrink", self.shrink, low=0, high=1)
         check_number("perturb", self.perturb, low=0)
         check_number("until_accuracy", self.until_accuracy, above=0, high=1)
 

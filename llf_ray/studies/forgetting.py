@@ -735,6 +735,7 @@ def carry_out(
             left,
             runs[0].config.resources,
             log_file=folder / "driver.log",
+            on_signal=on_signal,
             on_end=lambda number: say(f"examined {number} of {len(left)} networks"),
             keep=keep,
         )

@@ -761,7 +761,7 @@ def document(found: Findings) -> str:
     lines = [
         f"# {study.name}",
         "",
-        f"{study.about}; {len(study.seeds)} seeds; {duration(found.seconds)} in all.",
+        f"{study.about}; {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}; {duration(found.seconds)} in all.",
         *([f"Not finished: {', '.join(found.missing)}."] if found.missing else []),
         "",
         *_claim_lines(claims(found), quick=study.size == "quick"),
@@ -814,7 +814,8 @@ def report(found: Findings) -> RenderableType:
     table = table_like("claim", "ours", "verdict", fold=(0, 1, 2))
     for one in claims(found):
         table.add_row(one.claim.claim, one.ours, one.verdict + (f": {one.why}" if one.why else ""))
-    head = Text(f"{found.study.name}: {found.study.about}; {len(found.study.seeds)} seeds", style="bold")
+    number = len(found.study.seeds)
+    head = Text(f"{found.study.name}: {found.study.about}; {number} seed{'s' * (number > 1)}", style="bold")
     return Stacked(head, *([Text(QUICK)] if found.study.size == "quick" else []), table)
 
 

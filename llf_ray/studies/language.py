@@ -255,6 +255,7 @@ def carry_out(
             left,
             runs[0].config.resources,
             log_file=log_file,
+            on_signal=on_signal,
             on_end=lambda number: say(f"measured {number} of {len(left)} parts"),
             keep=keep,
         )
@@ -520,6 +521,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "seeds (Student's: symmetric about the mean, so an edge may lie where no score can, above an accuracy of 1 for "
         "example); differences are paired by seed. Scores are those of the test role at the last step.",
     ]
+    seeds = len(result["probe"]["before"])
     for title, chosen in (
         ("Ren et al.'s game", [name for name in result["arms"] if not name.startswith("base")]),
         ("Li & Bowling's game", [name for name in result["arms"] if name.startswith("base")]),
@@ -528,7 +530,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             lines += ["", f"## {title}", "", *_table(result, chosen)]
     lines += [
         "",
-        f"## Mixed-language probe, {len(result['probe']['before'])} seeds",
+        f"## Mixed-language probe, {seeds} seed{'s' * (seeds > 1)}",
         "",
         *_probe_table(result),
         "",
@@ -629,24 +631,36 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             )
         )
     probe = result["probe"]
+    kept = {
+        name: [
+            _kept(probe["steps"], np.array(values, dtype=float)[..., half], label)
+            for half, label in enumerate(("compositional half", "holistic half"))
+        ]
+        for name, values in probe["retention"].items()
+    }
+    lines = [float(np.mean(at)) for both in kept.values() for course in both for at in course.values]
     halves = [
         figures.Courses(
             title=name,
             time="steps of imitation",
-            measure="kept",
-            top=1.1,
-            courses=[
-                _kept(probe["steps"], np.array(values, dtype=float)[..., half], label)
-                for half, label in enumerate(("compositional half", "holistic half"))
-            ],
+            measure="retention",
+            top=1.05
+            * max([1.0, *lines]),  # of the lines: a seed that had one message right may keep several times that
+            courses=both,
         )
-        for name, values in probe["retention"].items()
+        for name, both in kept.items()
     ]
     place = folder / "figures"
     return [
         figures.courses(similarity, place / "similarity.png"),
         figures.courses(teaching, place / "teaching.png"),
-        figures.courses(halves, place / "probe.png", columns=3),
+        figures.courses(
+            halves,
+            place / "probe.png",
+            columns=3,
+            note="retention: accuracy of the clone / accuracy before; bands go on above the axis while few are right "
+            "before",
+        ),
     ]
 
 

@@ -118,6 +118,13 @@ class Subject:
         """Training images, the same ones for every run of a task."""
         return list(self.batches("train", chosen=self.drawn("train", protocol.images, protocol), size=SMALL))
 
+    def too_few(self, protocol: Protocol) -> tuple[str, ...]:
+        """What to know where there are fewer training images than the protocol asks for."""
+        number = self.task.num_items("train")
+        if number >= protocol.images:
+            return ()
+        return (f"all {number:,} training images were taken: there are no {protocol.images:,}",)
+
     def drawn(self, role: Role, number: int | None, protocol: Protocol) -> np.ndarray:
         """Places of a role's items that were drawn by seed, in order; all for None.
 
@@ -198,7 +205,7 @@ def _curvature(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
         values={**largest, **{name: value for name, value in values.items() if value is not None}},
         more={f"top/{place}": value for place, value in enumerate(found.top, 1)},
         details=asdict(found),
-        notes=found.notes,
+        notes=(*found.notes, *subject.too_few(protocol)),
     )
 
 
@@ -209,6 +216,7 @@ def _norms(subject: Subject, protocol: Protocol, targets: Targets) -> Taken:
         values={kind: float(np.linalg.norm([getattr(one, kind) for one in found.values()])) for kind in kinds},
         more={f"{kind}/{layer}": getattr(one, kind) for layer, one in found.items() for kind in kinds},
         details={layer: asdict(one) for layer, one in found.items()},
+        notes=subject.too_few(protocol),
     )
 
 

@@ -23,6 +23,7 @@ __all__ = ["report", "write"]
 
 TABLE = "tables/probes.md"
 GROUPS = ("clean", "mislabelled", "easy", "hard")
+WORDS = "right: accuracy in per cent; kept: accuracy after / before"
 SELECTIVITIES = ("selectivity/mislabelled", "selectivity/hard")
 
 
@@ -80,11 +81,15 @@ def report(run_folder: Path) -> RenderableType:
     records = _records(run_folder)
     last = max(record["step"] for record in records)
     columns = _columns(records)
-    table = table_like(*columns, right=range(1, len(columns)), fold=(0,))
+    heads = [column.replace(" ", "\n") if " kept" in column or " right" in column else column for column in columns]
+    heads = [head.replace(" - ", " -\n") for head in heads if head != "step"]
+    table = table_like(*heads, right=range(1, len(heads)), fold=(0,))
     for record in records:
         if record["step"] == last:
-            table.add_row(*_row(record, records))
-    return Stacked(Text(f"{run_folder.name}: {_sizes(records)}", style="bold"), Trimmed(table))
+            name, _, *numbers = _row(record, records)
+            table.add_row(name, *numbers)
+    head = Text(f"{run_folder.name}: {_sizes(records)}, at step {last:,}", style="bold")
+    return Stacked(head, Trimmed(table), Text(f"{WORDS}; {figures.NUMBERS}", style="dim"))
 
 
 def _sizes(records: Sequence[Mapping[str, Any]]) -> str:
@@ -103,7 +108,7 @@ def write(run_folder: Path) -> list[Path]:
     lines = [
         f"# {run_folder.name}: targeted forgetting on a clone",
         "",
-        f"{_sizes(records)}; right: accuracy in per cent; kept: accuracy after / before.",
+        f"{_sizes(records)}; {WORDS}; {figures.NUMBERS}.",
         "",
         *markdown_table(columns, [_row(record, records) for record in records]),
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llf_ray.config import SettingError, from_plain, override, to_plain
+from llf_ray.config import SettingError, accepted, from_plain, override, to_plain
 from llf_ray.engine.pieces import Pieces
 from llf_ray.forget.groups import Slot
 from llf_ray.journal import replace_text, update_run
@@ -324,10 +324,12 @@ def load_module(path: Path, name: str | None = None) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SettingError as error:
-        raise SettingError(f"{path}: {error}") from None
+        raise SettingError(f"{path}{_line_of(error, path)}: {error}") from None
     except Exception as error:
         del sys.modules[name]
-        raise SettingError(f"{path}{_line_of(error, path)} cannot be read: {type(error).__name__}: {error}") from error
+        raise SettingError(
+            f"{path}{_line_of(error, path)} cannot be read: {type(error).__name__}: {error}{accepted(error)}"
+        ) from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     return module

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +60,17 @@ def test_what_is_examined_comes_back_in_order(local_ray: None, tmp_path: Path) -
     found = map_apart(abs, [-3, 2, -1], Resources(workers=1), log_file=tmp_path / "log", on_end=told.append)
     assert found == [3, 2, 1]
     assert told == [1, 2, 3]
+
+
+def test_a_signal_ends_an_examination_and_is_heard(local_ray: None, tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    def end(number: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        map_apart(abs, [-3] * 9, Resources(workers=1), log_file=tmp_path / "log", on_signal=heard.append, on_end=end)
+    assert heard == [signal.SIGTERM]
 
 
 def test_calls_that_share_a_stack_share_one_ray(

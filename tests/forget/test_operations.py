@@ -335,6 +335,8 @@ def test_shrink_perturb_runs_from_a_warm_start_to_a_fresh_model() -> None:
     for name in parameters:
         torch.testing.assert_close(mixed[name], 0.4 * values[name] + 0.1 * model[name])
     assert set(ShrinkPerturb()(view_of(values)).clear) == parameters
+    with pytest.raises(SettingError, match=r"^shrink = 2: must be >= 0 and <= 1$"):
+        ShrinkPerturb(shrink=2)
 
 
 def test_rescaled_tensors_have_the_norms_of_the_snapshot() -> None:

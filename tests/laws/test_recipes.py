@@ -23,6 +23,7 @@ from llf_ray.recipes.long import Long
 from llf_ray.recipes.pruning import IterativePruning
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
+from llf_ray.recipes.shrink_perturb import ShrinkAndPerturb
 from llf_ray.run import prepare
 from tests.local import final, same_bits, settings, whole
 from tests.toy import Toy
@@ -184,6 +185,7 @@ def test_an_impossible_recipe_is_refused_by_its_dotted_key(changes: dict[str, st
     ("make", "said"),
     [
         (lambda: DenseSparse(one_curve=True), "last_rate = 0.1: must be 1 with one_curve = True"),
+        (lambda: ShrinkAndPerturb(shrink=2), "shrink = 2: must be >= 0 and <= 1"),
         (lambda: ActiveForgetting(epochs=None), "every_steps = None: a generation has epochs or every_steps, one of"),
         (lambda: ActiveForgetting(every_steps=1000), "every_steps = 1000: a generation has epochs or every_steps"),
         (lambda: ActiveForgetting(epochs=None, every_steps=0), "every_steps = 0: must be >= 1"),

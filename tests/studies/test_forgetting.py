@@ -106,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ForgettingS
                 write_outcome(run.folder, carry(run))
         return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
 
-    def map_apart(function, items, resources, *, log_file, on_end, keep):  # type: ignore[no-untyped-def]
+    def map_apart(function, items, resources, *, log_file, on_signal, on_end, keep):  # type: ignore[no-untyped-def]
         assert keep is kept[-1], "both calls share one Ray"
         done.append([Path(item[0]).name for item in items])
         return [function(item) for item in items]  # by folder, how, and whether to take the slim network
@@ -519,6 +519,7 @@ def test_tables_numbers_and_figures_are_written(trained) -> None:
     text = (folder / "tables.md").read_text()
     for part in study.parts:
         assert part.question in text
+        assert "; 1 seed; " in text
         assert all(f"\n| {arm} | " in text for arm in part.arms)
     plain = json.loads((folder / "result.json").read_text())
     assert plain["parts"]["methods"]["arms"]["seal"]["test"]["0"] == found.test("seal")[0]

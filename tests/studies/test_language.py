@@ -60,7 +60,7 @@ def here(patch: pytest.MonkeyPatch, stop: str = "") -> list[list[str]]:
                     write_outcome(run.folder, carry(run, **early))
         return [outcome for run in runs if (outcome := read_outcome(run.folder)) is not None]
 
-    def map_apart(function, items, resources, *, log_file, on_end, keep):  # type: ignore[no-untyped-def]
+    def map_apart(function, items, resources, *, log_file, on_signal, on_end, keep):  # type: ignore[no-untyped-def]
         assert resources.workers == 1
         assert keep is kept[-1], "both calls share one Ray"
         done.append([name for _, _, name in items])

@@ -128,6 +128,14 @@ def test_other_data_are_probed_with_the_networks_own_eyes(run: Path, targets: st
     assert measured(run, *words).output.count("nothing changed: transfer, few-shot") == 1
 
 
+def test_more_images_than_there_are_is_said(run: Path) -> None:
+    result = measured(run, "norms", "--images", "10000000")
+    assert result.exit_code == 0, result.output
+    number = CONFIG.task.num_items("train")
+    assert f"norms: all {number} training images were taken: there are no 10,000,000" in result.output
+    assert "there are no" not in measured(run, "norms", "--images", str(number)).output
+
+
 def test_curvature_is_of_the_training_loss_on_training_images(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 

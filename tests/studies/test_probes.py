@@ -24,5 +24,8 @@ def test_names_of_perturbations_are_whole_at_any_width(width: int, tmp_path: Pat
     Console(file=text, width=width).print(report(tmp_path / "run"))
     lines = text.getvalue().splitlines()
     assert all(line == line.rstrip() for line in lines)
-    first = " ".join(line[: lines[1].index("step")].strip() for line in lines[2:]).split()
+    end = next(place for place, line in enumerate(lines) if line.startswith("right: "))
+    first = " ".join(line[: lines[1].index("clean")].strip() for line in lines[3:end]).split()
     assert " ".join(first) == " ".join(["before", *NAMES])
+    assert end == 6, "a line each"
+    assert "so many per cent of the weights are forgotten" in " ".join(lines[end:]), "what 70 means"
