@@ -1136,8 +1136,8 @@ def _depth_legend(figure: Figure, scenes: Sequence[Scene]) -> None:
     handles = []
     for depth in depths:
         alpha = 0.85 * (1 - depth / blocks)
-        colour = tuple(alpha * value + (1 - alpha) * 0.82 for value in to_rgb(BLUE))
-        handles.append(Patch(facecolor=colour, label=str(depth) if depth < blocks else f"all {blocks}"))
+        red, green, blue = (alpha * value + (1 - alpha) * 0.82 for value in to_rgb(BLUE))
+        handles.append(Patch(facecolor=(red, green, blue), label=str(depth) if depth < blocks else f"all {blocks}"))
     figure.legend(
         handles=handles, loc="outside lower right", ncols=min(len(handles), 8), fontsize=8.5, handlelength=1.2
     )

@@ -101,7 +101,12 @@ class DataSet(Hashable, Protocol):
         ...
 
 
-def check_settings(settings: DataSet) -> None:
+class _OfChannels(Protocol):
+    @property
+    def channels(self) -> int: ...
+
+
+def check_settings(settings: _OfChannels) -> None:
     """The checks that the settings of all data sets share; those that a data set does not have are passed
     over.
     """
