@@ -8,6 +8,7 @@ patches are back. From scratch, at the budget of `detection_small.py`; the paper
 from dataclasses import replace
 
 from detection_small import config as dense
+from detection_small import model, task
 
 from llf_ray.cli import main_job
 from llf_ray.nn.cropr import Cropping, KeepRate
@@ -17,8 +18,8 @@ config = replace(
     dense,
     name="detection-cropr-small",
     task=replace(
-        dense.task,
-        model=CroppedTransformer(model=dense.task.model, cropping=Cropping(schedule=KeepRate(keep=0.5))),
+        task,
+        model=CroppedTransformer(model=model, cropping=Cropping(schedule=KeepRate(keep=0.5))),
     ),
 )
 

@@ -16,40 +16,42 @@ from llf_ray.recipes.long import Long
 from llf_ray.run import Resources, RunConfig
 from llf_ray.tasks import Detection, TimmModel
 
+model = TimmModel(
+    name="vit_tiny_patch16_224",
+    options={
+        "img_size": 256,
+        "patch_size": 8,
+        "embed_dim": 96,
+        "depth": 5,
+        "num_heads": 3,
+        "class_token": False,
+        "global_pool": "",
+    },
+)
+task = Detection(
+    model=model,
+    data=Nuclei(root="nuclei", channels=1),
+    augment=LargeScaleJitter(size=256, scale=(0.75, 1.5)),
+    heads=Heads(
+        channels=64,
+        strides=(4, 8, 16),
+        anchors=(10, 16, 26),
+        ratios=(1.0,),
+        proposal_convs=1,
+        proposals=(400, 300),
+        proposals_learned=128,
+        region_scale=112,
+        regions_learned=64,
+        box_size=5,
+        box_convs=0,
+        box_width=128,
+        mask_size=8,
+        mask_convs=2,
+    ),
+)
 config = RunConfig(
     name="nuclei",
-    task=Detection(
-        model=TimmModel(
-            name="vit_tiny_patch16_224",
-            options={
-                "img_size": 256,
-                "patch_size": 8,
-                "embed_dim": 96,
-                "depth": 5,
-                "num_heads": 3,
-                "class_token": False,
-                "global_pool": "",
-            },
-        ),
-        data=Nuclei(root="nuclei", channels=1),
-        augment=LargeScaleJitter(size=256, scale=(0.75, 1.5)),
-        heads=Heads(
-            channels=64,
-            strides=(4, 8, 16),
-            anchors=(10, 16, 26),
-            ratios=(1.0,),
-            proposal_convs=1,
-            proposals=(400, 300),
-            proposals_learned=128,
-            region_scale=112,
-            regions_learned=64,
-            box_size=5,
-            box_convs=0,
-            box_width=128,
-            mask_size=8,
-            mask_convs=2,
-        ),
-    ),
+    task=task,
     recipe=Long(generations=1, epochs=10, warmup_epochs=1),
     optim=Optim(name="adamw", lr=1e-3, weight_decay=0.05, decay="matrices"),
     engine=EngineSettings(batch=4),

@@ -8,6 +8,7 @@ must do with it. Starts from the dense run of `jobs/nuclei.py` in `runs/nuclei`,
 from dataclasses import replace
 
 from nuclei import config as nuclei
+from nuclei import model, task
 
 from llf_ray.cli import main_job
 from llf_ray.nn.cropr import Cropping, KeepRate
@@ -18,8 +19,8 @@ config = replace(
     nuclei,
     name="nuclei-cropr",
     task=replace(
-        nuclei.task,
-        model=CroppedTransformer(model=nuclei.task.model, cropping=Cropping(schedule=KeepRate(keep=0.5))),
+        task,
+        model=CroppedTransformer(model=model, cropping=Cropping(schedule=KeepRate(keep=0.5))),
         start=FromRun(run="runs/nuclei", head="fresh"),
     ),
     recipe=Long(generations=1, epochs=5, warmup_epochs=0.5),

@@ -1077,12 +1077,13 @@ def detections(title: str, scenes: Sequence[Scene], classes: Sequence[str], path
     with _drawing(path, columns * wide + 0.3, high + 0.75) as figure:
         axes = figure.subplots(len(scenes), columns, squeeze=False, height_ratios=shapes)
         for row, scene in zip(axes, scenes, strict=True):
-            for ax in row:
+            grey = scene.pixels.shape[2] == 1
+            picture = scene.pixels[:, :, 0] if grey else scene.pixels
+            for column, ax in enumerate(row):
                 ax.set_axis_off()
-                grey = scene.pixels.shape[2] == 1
-                ax.imshow(
-                    scene.pixels[:, :, 0] if grey else scene.pixels, cmap="gray" if grey else None, vmin=0, vmax=255
-                )
+                # under the veil of cut patches a paler picture, so that a dark one does not swallow its shades
+                shown = picture if column < 2 else (0.45 * picture + 0.55 * 255).astype(np.uint8)
+                ax.imshow(shown, cmap="gray" if grey else None, vmin=0, vmax=255)
             for ax, objects in ((row[0], scene.truth), (row[1], scene.found)):
                 _draw_objects(ax, objects, classes)
             if columns == 3 and scene.depth is not None:
@@ -1149,8 +1150,8 @@ def _depth_legend(figure: Figure, scenes: Sequence[Scene]) -> None:
     handles = []
     for depth in depths:
         alpha = 0.85 * (1 - depth / blocks)
-        colour = tuple(alpha * value + (1 - alpha) * 0.82 for value in to_rgb(BLUE))
-        handles.append(Patch(facecolor=colour, label=str(depth) if depth < blocks else f"all {blocks}"))
+        red, green, blue = (alpha * value + (1 - alpha) * 0.82 for value in to_rgb(BLUE))
+        handles.append(Patch(facecolor=(red, green, blue), label=str(depth) if depth < blocks else f"all {blocks}"))
     figure.legend(
         handles=handles, loc="outside lower right", ncols=min(len(handles), 8), fontsize=8.5, handlelength=1.2
     )

@@ -11,6 +11,7 @@ task, one query a module for the classes in the image, has weight 1; training st
 from dataclasses import replace
 
 from detection_coco_eva02_large_dense import config as dense
+from detection_coco_eva02_large_dense import model, task
 
 from llf_ray.cli import main_job
 from llf_ray.nn.cropr import Cropping, KeepRate
@@ -20,9 +21,9 @@ config = replace(
     dense,
     name="detection-coco-eva02-large",
     task=replace(
-        dense.task,
+        task,
         model=CroppedTransformer(
-            model=dense.task.model,
+            model=model,
             cropping=Cropping(schedule=KeepRate(keep=0.5, after=(6, 9, 12, 15, 21))),
         ),
         start=FromRun(run="runs/detection-coco-eva02-large-dense", head="fresh"),

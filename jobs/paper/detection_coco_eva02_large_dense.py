@@ -17,20 +17,22 @@ from llf_ray.recipes.long import Long
 from llf_ray.run import Resources, RunConfig
 from llf_ray.tasks import Detection, Pretrained, TimmModel
 
+model = TimmModel(
+    name="eva02_large_patch14_224.mim_m38m",
+    drop_path=0.3,
+    options={"img_size": 1536, "patch_size": 16, "global_pool": ""},
+)
+task = Detection(
+    model=model,
+    data=Coco(root="coco"),
+    augment=LargeScaleJitter(size=1536, scale=(0.1, 2.0)),
+    heads=Heads(strides=(4, 8, 16, 32, 64), anchors=(32, 64, 128, 256, 512)),
+    start=Pretrained(),
+    num_workers=8,
+)
 config = RunConfig(
     name="detection-coco-eva02-large-dense",
-    task=Detection(
-        model=TimmModel(
-            name="eva02_large_patch14_224.mim_m38m",
-            drop_path=0.3,
-            options={"img_size": 1536, "patch_size": 16, "global_pool": ""},
-        ),
-        data=Coco(root="coco"),
-        augment=LargeScaleJitter(size=1536, scale=(0.1, 2.0)),
-        heads=Heads(strides=(4, 8, 16, 32, 64), anchors=(32, 64, 128, 256, 512)),
-        start=Pretrained(),
-        num_workers=8,
-    ),
+    task=task,
     recipe=Long(generations=1, epochs=22, warmup_epochs=0.15, shape="constant"),
     optim=Optim(name="adamw", lr=4e-5, weight_decay=0.05, decay="matrices", layer_decay=0.8, averaged=0.9999),
     engine=EngineSettings(batch=64, micro_batch=1, stage=1, precision="bf16", checkpoint_gradients=True),

@@ -94,7 +94,7 @@ def boxes_around(masks: Masks) -> Boxes:
         return np.zeros((0, 4), dtype=np.float32)
     edges = []
     for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
-        along = masks.any(axis)
+        along = np.asarray(masks.any(axis))
         low = along.argmax(1)
         high = length - along[:, ::-1].argmax(1)
         edges.append((low, np.where(along.any(1), high, low)))

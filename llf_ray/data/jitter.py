@@ -108,7 +108,7 @@ def placed(
     cut = (np.abs(boxes - corners) > 1e-6).any(1)[left]
     boxes = np.where(cut[:, None], boxes_around(masks), boxes[left]).astype(np.float32)
     found = Instances(boxes, found.labels, masks, found.crowd, found.area * (scale[0] * scale[1]).astype(np.float32))
-    found = found.picked(masks.any((1, 2)))
+    found = found.picked(np.asarray(masks.any((1, 2))))
     if where.mirrored:
         square = square[:, ::-1]
         mirrored = np.stack(

@@ -57,7 +57,7 @@ def average_precision(images: Iterable[tuple[Detections, Truth]], *, masks: bool
     """
     from torchmetrics.detection import MeanAveragePrecision  # here: it takes seconds
 
-    kinds = {"bbox": "box", **({"segm": "mask"} if masks else {})}
+    kinds: dict[Any, str] = {"bbox": "box", **({"segm": "mask"} if masks else {})}
     metric = MeanAveragePrecision(
         iou_type=tuple(kinds),
         # pycocotools' own, in float64: torchmetrics' are float32, and precisions at a recall of exactly 0.7 differ
