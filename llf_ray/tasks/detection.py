@@ -137,9 +137,7 @@ class Detection:
             try:
                 tokens, auxiliary = network.train()._tokens(images, None)
                 network.pyramid(tokens.permute(0, 3, 1, 2).contiguous())
-            except SettingError:
-                raise
-            except Exception as error:
+            except Exception as error:  # timm's own checks are of many kinds
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise SettingError(
                     f"model: {type(self.model).__name__} does not take squares of augment.size = {side} pixels "

@@ -383,7 +383,7 @@ def test_settings_that_cannot_be(make, complaint):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"augment": MaskAugment(size=32)}, r"does not take squares of augment.size = 32 pixels: Input height \(32\)"),
+        ({"augment": MaskAugment(size=32)}, r"does not take squares of augment.size = 32 pixels: images of 32 x 32"),
         (
             {"model": TimmModel(name=VIT.name, options={**VIT.options, "dynamic_img_size": True})}
             | {"augment": MaskAugment(size=30)},
