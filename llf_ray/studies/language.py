@@ -520,7 +520,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "seeds (Student's: symmetric about the mean, so an edge may lie where no score can, above an accuracy of 1 for "
         "example); differences are paired by seed. Scores are those of the test role at the last step.",
     ]
-    seeds = len(result["probe"]["before"])
+    probed = len(result["probe"]["before"])
     for title, chosen in (
         ("Ren et al.'s game", [name for name in result["arms"] if not name.startswith("base")]),
         ("Li & Bowling's game", [name for name in result["arms"] if name.startswith("base")]),
@@ -529,7 +529,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             lines += ["", f"## {title}", "", *_table(result, chosen)]
     lines += [
         "",
-        f"## Mixed-language probe, {seeds} seed{'s' * (seeds > 1)}",
+        f"## Mixed-language probe, {probed} seed{'s' * (probed > 1)}",
         "",
         *_probe_table(result),
         "",
