@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import timm
@@ -34,7 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
 SIDES = (224, 384)  # pixels
 LARGE = 32  # images a batch
 HELD = 80e9  # multiply-adds of a dense forward pass at most: on a CPU batches of large models are smaller
-SECONDS = 5.0  # that one comparison may take on a CPU, before which it still has `FEWEST` rounds
+SECONDS = 3.0  # that one comparison may take on a CPU, before which it still has `FEWEST` rounds
 FEWEST = 4
 PER_SECOND = 30e9  # multiply-adds of one thread, roughly: only the number of rounds depends on it
 DENSE, CROPR, RANDOM, MERGED = "dense", "Cropr", "random", "merging"
@@ -213,8 +213,7 @@ class _Case:
 
     def made(self) -> Any:
         """The dense network, in fp32 on the CPU; always the same one."""
-        with _seeded():
-            return timm.create_model(**MODELS[self.name], pretrained=False, img_size=self.side, num_classes=1000)
+        return copy.deepcopy(_fresh(self.name, self.side))
 
     def images(self, size: Size) -> Tensor:
         """A batch on the device."""
@@ -390,6 +389,12 @@ def _about(share: float, name: str, side: int, fusion: bool) -> Schedule:
         model = timm.create_model(**MODELS[name], pretrained=False, img_size=side)
         shape = shape_of(apply(model, Cropping(schedule=Steady(rate=0), fusion=fusion), outputs=1))
     return Steady(rate=min(Steady(rate=0).most(shape), round((share * shape.patches - shape.prefix) / shape.last)))
+
+
+@lru_cache(maxsize=1)
+def _fresh(name: str, side: int) -> Any:
+    with _seeded():
+        return timm.create_model(**MODELS[name], pretrained=False, img_size=side, num_classes=1000)
 
 
 @contextmanager

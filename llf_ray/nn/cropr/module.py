@@ -122,7 +122,8 @@ class Scorer(nn.Module):
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores, (B, M); it has no answer to an auxiliary task."""
-        return _along(self.norm(tokens), self.direction), None
+        tokens = self.norm(tokens) if isinstance(self.norm, nn.LayerNorm) else tokens
+        return _along(tokens, self.direction), None
 
 
 def _along(tokens: Tensor, direction: Tensor) -> Tensor:
