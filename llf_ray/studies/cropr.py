@@ -8,16 +8,19 @@ side. What is finished is never trained again, so the same command carries a sto
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llf_ray.config import SettingError, to_plain, unknown
 from llf_ray.data.base import anchored
+from llf_ray.journal import replace_text
 from llf_ray.recipes.base import Recipe
 from llf_ray.run import Comparison, RunConfig, prepare
+from llf_ray.studies.finished import last_step, network_with, open_finished, score_on_test
 from llf_ray.studies.kept import check_trainings, keep, spending
 from llf_ray.studies.show import draw_run
 from llf_ray.tasks.start import Fresh, FromRun
@@ -25,11 +28,26 @@ from llf_ray.train.folder import create, open_run
 from llf_ray.train.state import Run
 from llf_ray.train.worker import Outcome
 
-__all__ = ["DENSE", "SIZES", "START", "CroprStudy", "Family", "Size", "begin", "carry_out", "look"]
+__all__ = [
+    "DENSE",
+    "SIZES",
+    "START",
+    "UNTRAINED",
+    "CroprStudy",
+    "Family",
+    "Size",
+    "begin",
+    "carry_out",
+    "check_size",
+    "look",
+    "score_untrained",
+    "unscored",
+]
 
 Size = Literal["quick", "small", "paper"]
 SIZES: tuple[Size, ...] = get_args(Size)
 START, DENSE = "start", "dense"
+UNTRAINED = "untrained.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +56,8 @@ class Family:
 
     ``base`` is what every arm is trained with, less its task; ``arms`` are the arms' tasks, the first dense. ``start``
     is the training of the dense network that they start from; None where they start as their tasks say. ``most_seeds``
-    bounds the study's seeds where a family asks what one training can answer.
+    bounds the study's seeds where a family asks what one training can answer. ``untrained`` are tasks whose networks
+    lose tokens without having been trained to: they are scored with the dense arm's weights.
     """
 
     name: str
@@ -47,6 +66,7 @@ class Family:
     arms: Mapping[str, Any]
     start: RunConfig | None
     most_seeds: int | None = None
+    untrained: Mapping[str, Any] = field(default_factory=dict)
 
     def comparison(self, seeds: tuple[int, ...]) -> Comparison:
         """The arms as a comparison whose trainings have their names."""
@@ -148,7 +168,7 @@ def carry_out(
     say: Callable[[str], object] = lambda words: None,
 ) -> tuple[list[Run], list[Outcome]]:
     """Train what is unfinished, dense networks first; all trainings that were begun, and how each ended."""
-    from llf_ray.cluster.apart import execute_apart
+    from llf_ray.cluster.apart import execute_apart, map_apart
 
     with spending(study.place), ExitStack() as stack:  # one Ray for all
 
@@ -176,7 +196,39 @@ def carry_out(
             if _has_start(study, name, ready)
         ]
         say(f"then {len(arms)} trainings from them")
-        return [*starts, *arms], [*outcomes, *train(arms, study.name)]
+        outcomes += train(arms, study.name)
+        if not any(outcome.state == "stopped" for outcome in outcomes):
+            left = unscored(study, {run.folder.name for run in arms})
+            map_apart(
+                score_untrained,
+                left,
+                study.families[0].base.resources,
+                log_file=study.place / "driver.log",
+                on_signal=on_signal,
+                on_end=lambda number: say(f"scored {number} of {len(left)} dense networks that lose tokens untrained"),
+                keep=stack,
+            )
+        return [*starts, *arms], outcomes
+
+
+def unscored(study: CroprStudy, begun: set[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Finished dense arms, by folder, with what they are still to be scored as."""
+    left = []
+    for family in study.families:
+        for seed in study.seeds[: family.most_seeds] if family.untrained else ():
+            name = f"{family.name}-{DENSE}-seed{seed}"
+            folder = study.place / name
+            if name in begun and last_step(folder) is not None and not (folder / UNTRAINED).exists():
+                left.append((str(folder), family.untrained))
+    return left
+
+
+def score_untrained(asked: tuple[str, Mapping[str, Any]]) -> None:
+    """Test scores of a finished run's weights in other networks, kept in its folder."""
+    folder, tasks = asked
+    finished = open_finished(Path(folder))
+    found = {name: score_on_test(finished.run, network_with(task, finished.values)) for name, task in tasks.items()}
+    replace_text(Path(folder) / UNTRAINED, json.dumps(found, indent=1))
 
 
 def _has_start(study: CroprStudy, name: str, ready: set[str]) -> bool:

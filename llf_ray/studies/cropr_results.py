@@ -23,7 +23,7 @@ from llf_ray.journal import read, replace_text
 from llf_ray.nn.cropr import Count, Cropped, count, image_shape
 from llf_ray.studies.claims import QUICK, Claim, Found, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, plain, spread
-from llf_ray.studies.cropr import DENSE, CroprStudy, Family
+from llf_ray.studies.cropr import DENSE, UNTRAINED, CroprStudy, Family
 from llf_ray.studies.kept import spent
 from llf_ray.studies.show import markdown_table, table_like
 
@@ -108,8 +108,9 @@ def findings(study: CroprStudy) -> Findings:
             arm: _scores(folder, f"{family.name}-{arm}", study.seeds)
             for arm in family.arms
             if f"{family.name}-{arm}" in begun
-        }
-        prices[family.name] = {arm: price for arm, task in family.arms.items() if (price := _price(task)) is not None}
+        } | _untrained(folder, family, study.seeds)
+        tasks = {**family.arms, **family.untrained}
+        prices[family.name] = {arm: price for arm, task in tasks.items() if (price := _price(task)) is not None}
     done = [name for name in study.trainings() if (folder / name / "final" / "model.safetensors").exists()]
     return Findings(
         study=study,
@@ -128,6 +129,17 @@ def _scores(folder: Path, training: str, seeds: Sequence[int]) -> dict[str, dict
             if record["kind"] == "score" and record["role"] == "test":
                 for name, value in record["values"].items():
                     found.setdefault(name, {})[seed] = value
+    return found
+
+
+def _untrained(folder: Path, family: Family, seeds: Sequence[int]) -> dict[str, dict[str, dict[int, float]]]:
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for seed in seeds:
+        path = folder / f"{family.name}-{DENSE}-seed{seed}" / UNTRAINED
+        if path.exists():
+            for arm, scores in json.loads(path.read_text()).items():
+                for name, value in scores.items():
+                    found.setdefault(arm, {}).setdefault(name, {})[seed] = value
     return found
 
 
@@ -163,7 +175,8 @@ def _classification(found: Findings) -> list[Found]:
         return []
 
     def beats(name: str, words: str, better: str, worse: str, published: str, source: str = TABLE_1) -> list[Found]:
-        if not {better, worse} <= set(_family(found, family).arms):
+        one = _family(found, family)
+        if not {better, worse} <= {*one.arms, *one.untrained}:
             return []
         claim = Claim(name=name, claim=words, source=source, published=published)
         return [judged(claim, {f"{better} - {worse}": found.minus(family, better, worse)})]
@@ -389,7 +402,7 @@ def _table(found: Findings, family: Family) -> list[str]:
         *(["published"] if family.name == "classification" else []),
     ]
     rows = []
-    for arm in family.arms:
+    for arm in (*family.arms, *family.untrained):
         values = found.test(family.name, arm)
         dense = found.test(family.name, DENSE)
         shown = [f"{100 * values[seed]:.2f}" if seed in values else "-" for seed in seeds]
@@ -431,7 +444,7 @@ def report(found: Findings) -> RenderableType:
     scores = table_like("family", "arm", "test", "of dense", fold=(0, 1))
     for family in found.study.families:
         whole = _middle(found, list(found.test(family.name, DENSE).values()))
-        for arm in family.arms:
+        for arm in (*family.arms, *family.untrained):
             middle = _middle(found, list(found.test(family.name, arm).values()))
             kept = f"{100 * middle / whole:.1f} %" if middle is not None and whole else "-"
             scores.add_row(family.name, arm, "-" if middle is None else f"{100 * middle:.2f}", kept)
@@ -491,7 +504,7 @@ def _draw(found: Findings) -> list[Path]:
     panels = []
     for family in found.study.families:
         rows = []
-        for arm in family.arms:
+        for arm in (*family.arms, *family.untrained):
             change = found.minus(family.name, arm, DENSE)
             if arm == DENSE or change is None or change.mean is None:
                 continue

@@ -35,6 +35,8 @@ from llf_ray.studies.cropr import DENSE, SIZES, CroprStudy, Family, Size, check_
 
 __all__ = ["classification_arms", "make"]
 
+UNLEARNED = ("merge", "class_attention", "variance", "random")  # what can choose in a network that was never trained to
+
 
 def make(size: Size, *, seeds: int | None = None, folder: str = "runs", name: str = "") -> CroprStudy:
     """The study at one of three sizes; data that are not bundled are looked for below ``LLF_RAY_DATA``.
@@ -66,11 +68,9 @@ def _base(recipe: Long, task: Any, *, batch: int, lr: float, decay: float = 0.05
 
 def classification_arms(task: Any, schedule: Schedule, *, options: bool = False) -> dict[str, Any]:
     """What takes tokens away, on one schedule; the first is dense. ``options``: what of a module is worth what, too."""
-    from llf_ray.tasks import CroppedTransformer
 
     def arm(**changes: Any) -> Any:
-        cropping = Cropping(schedule=schedule, **{"fusion": False, **changes})
-        return replace(task, model=CroppedTransformer(model=task.model, cropping=cropping))
+        return _cut(task, schedule, **changes)
 
     arms = {
         DENSE: task,
@@ -89,6 +89,10 @@ def classification_arms(task: Any, schedule: Schedule, *, options: bool = False)
             "cropr_no_mlp": arm(options=CroprOptions(mlp_ratio=0.0)),
         }
     return arms
+
+
+def _cut(task: Any, schedule: Schedule, **changes: Any) -> Any:
+    return _with(task, Cropping(schedule=schedule, **{"fusion": False, **changes}))
 
 
 def _clothes(task_changes: Mapping[str, Any], data: DataSet, *, depth: int, width: int) -> Any:
@@ -112,6 +116,7 @@ def _classification(task: Any, start: Long, tuning: Long, *, batch: int, lr: flo
         question="Which patches does it take to tell a piece of clothing on a photograph?",
         base=_base(tuning, task, batch=batch, lr=lr / 4),
         arms=classification_arms(task, Steady(rate=13), options=options),
+        untrained={f"{name}_untrained": _cut(task, Steady(rate=13), selector=name) for name in UNLEARNED},
         start=_base(start, task, batch=batch, lr=lr),
     )
 
@@ -317,6 +322,7 @@ def _paper(seeds: tuple[int, ...]) -> CroprStudy:
         question="What does ViT-L/16 of MAE keep on ImageNet?",
         base=base,
         arms=classification_arms(task, Steady(rate=8), options=True),
+        untrained={f"{name}_untrained": _cut(task, Steady(rate=8), selector=name) for name in UNLEARNED},
         start=None,
     )
     return CroprStudy(

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
+from llf_ray.engine.local import LocalEngine
 from llf_ray.engine.pieces import Pieces
 from llf_ray.journal import read, summary
 from llf_ray.nn.weights import read_weights
 from llf_ray.plan import spans
 from llf_ray.tasks.base import Task
 from llf_ray.train.adviser import read_cuts
+from llf_ray.train.evaluation import evaluate
 from llf_ray.train.folder import open_run
 from llf_ray.train.state import Run, checkpoint_at, verify
 
-__all__ = ["Finished", "GenerationEnd", "generation_ends", "last_step", "network_with", "open_finished"]
+__all__ = [
+    "Finished",
+    "GenerationEnd",
+    "generation_ends",
+    "last_step",
+    "network_with",
+    "open_finished",
+    "score_on_test",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,3 +117,13 @@ def generation_ends(run: Run) -> tuple[GenerationEnd, ...]:
         GenerationEnd(run=run, generation=number, step=step, checkpoint=checkpoint_at(run.folder / "checkpoints", step))
         for number, step in ends.items()
     )
+
+
+def score_on_test(run: Run, network: nn.Module) -> dict[str, float]:
+    """Test scores of a network in place of a run's own, as the run scores that: in this process, in fp32."""
+    config = replace(run.config, engine=replace(run.config.engine, precision="fp32"))
+    engine = LocalEngine(network, run.groups, config.optim, config.engine)
+    try:
+        return evaluate(config, engine, engine.team, "test")
+    finally:
+        engine.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError
-from llf_ray.engine.local import LocalEngine
 from llf_ray.nn.channels import Kept, extract, kept_channels
 from llf_ray.nn.slim import load_slim, save_slim
 from llf_ray.run import kernel_shares
-from llf_ray.studies.finished import generation_ends, open_finished
-from llf_ray.train.evaluation import evaluate
+from llf_ray.studies.finished import generation_ends, open_finished, score_on_test
 from llf_ray.train.state import Run
 
 __all__ = ["SlimNetwork", "slim_of"]
@@ -77,8 +75,8 @@ def slim_of(run_folder: Path, folder: Path | None = None, *, generation: int | N
         parameters=_size(slim),
         whole_parameters=_size(network),
         difference=difference,
-        scores=_score(run, slim),
-        whole_scores=_score(run, network),
+        scores=score_on_test(run, slim),
+        whole_scores=score_on_test(run, network),
     )
 
 
@@ -107,13 +105,3 @@ def without_forgotten(network: nn.Module, kept: Mapping[str, Kept]) -> nn.Module
 
 def _size(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _score(run: Run, network: nn.Module) -> dict[str, float]:
-    """As a run scores its own network, in this process and in fp32."""
-    config = replace(run.config, engine=replace(run.config.engine, precision="fp32"))
-    engine = LocalEngine(network, run.groups, config.optim, config.engine)
-    try:
-        return evaluate(config, engine, engine.team, "test")
-    finally:
-        engine.close()

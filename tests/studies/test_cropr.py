@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from llf_ray.config import SettingError
+from llf_ray.data.order import Draw
 from llf_ray.run import prepare
 from llf_ray.studies import cropr_results as results
-from llf_ray.studies.cropr import START, begin, look
+from llf_ray.studies.cropr import START, begin, look, score_untrained, unscored
 from llf_ray.studies.cropr_sizes import make
 from llf_ray.tasks import Fresh, FromRun
 from llf_ray.train.folder import create
 from tests.local import carry
 
 ARMS = ("dense", "cropr", "random")
+UNTRAINED = ("merge_untrained", "random_untrained")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,7 @@ def study(tmp_path_factory):
         family,
         arms={arm: replace(family.arms[arm], data=data) for arm in ARMS},
         start=replace(family.start, task=replace(family.start.task, data=data)),
+        untrained={name: replace(family.untrained[name], data=data) for name in UNTRAINED},
     )
     return replace(whole, families=(small,))
 
@@ -41,6 +46,11 @@ def found(study):
         carry(run)
     for name, config in study.arms().items():
         carry(create(prepare(config), study.place / name, parent=".."))
+    left = unscored(study, set(study.arms()))
+    assert [Path(folder).name for folder, _ in left] == ["classification-dense-seed0", "classification-dense-seed1"]
+    for asked in left:
+        score_untrained(asked)
+    assert not unscored(study, set(study.arms()))
     return results.findings(study)
 
 
@@ -65,7 +75,7 @@ def test_an_arm_begins_with_the_weights_that_its_start_ended_with(study, found):
 
 def test_a_price_is_that_of_the_pruned_network(found):
     price = found.prices["classification"]["cropr"]
-    assert set(found.prices["classification"]) == {"cropr", "random"}
+    assert set(found.prices["classification"]) == {"cropr", "random", *UNTRAINED}
     assert price.gone == pytest.approx(1 - 15 / 81)
     assert price.pruned.total < 0.7 * price.dense.total
     assert found.prices["classification"]["random"].dense == price.dense
@@ -80,7 +90,18 @@ def test_differences_are_paired_and_published_numbers_stand_beside(found):
     )
     text = results.document(found)
     assert "85.3 against 83.8" in text
-    assert all(f"| {arm} |" in text for arm in ARMS)
+    assert all(f"| {arm} |" in text for arm in (*ARMS, *UNTRAINED))
+
+
+def test_what_was_never_trained_is_scored_with_the_dense_arms_weights(study, found):
+    values = load_file(study.place / "classification-dense-seed1" / "final" / "model.safetensors")
+    task = study.families[0].untrained["merge_untrained"]
+    network = task.initial(5)
+    network.load_state_dict(values)
+    (batch,) = task.batches("test", [Draw(np.arange(60))], torch.device("cpu"))
+    right = (network.eval()(batch.images).argmax(1) == batch.labels).double().mean()
+    assert found.test("classification", "merge_untrained")[1] == pytest.approx(float(right))
+    assert set(found.test("classification", "random_untrained")) == {0, 1}
 
 
 def test_a_quick_study_judges_nothing_and_a_small_one_by_its_intervals(found):
