@@ -64,7 +64,7 @@ def average_precision(images: Iterable[tuple[Detections, Truth]], *, masks: bool
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
         rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
         backend="pycocotools",
-        sync_on_compute=False,  # all records are here; other ranks do not come to meet it
+        sync_on_compute=False,  # one rank alone computes, of everybody's records: it would wait for the others for ever
     )
     metric.warn_on_many_detections = False  # those beyond 100 are left out, as the definition says
     for found, truth in images:
