@@ -17,7 +17,7 @@ from PIL import Image
 from llf_ray.config import SettingError
 from llf_ray.data import Arrays, FashionOnPhotographs, FashionSample, Folder, HuggingFace, Mosaic, Torchvision
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, anchored, cut, few, square
-from llf_ray.data.photographs import BLOCK, PHOTOGRAPHS, blend, photograph_folder
+from llf_ray.data.photographs import BLOCK, PHOTOGRAPHS, blend, photograph_blocks, photograph_folder
 from llf_ray.data.sample import FOLDER, NUM_ITEMS
 from llf_ray.tasks.start import FromRun, starting_weights
 
@@ -101,7 +101,7 @@ def test_fewer_items_have_the_same_places_and_backgrounds():
 
 
 def test_no_background_serves_two_roles():
-    blocks = {role: FashionOnPhotographs()._blocks(role) for role in ROLES}
+    blocks = {role: photograph_blocks(role, BLOCK, (7, 0, 1)) for role in ROLES}
     assert all(len(part) > 30 and part.shape[1:] == (BLOCK, BLOCK) for part in blocks.values())
     seen = [{block.tobytes() for block in part} for part in blocks.values()]
     assert len(set.union(*seen)) == sum(map(len, seen))
@@ -489,3 +489,19 @@ def test_impossible_settings_are_refused(make, message):
 
 
 GOLDEN = "b906b5f84e7f2bd2"
+
+
+def test_clothes_on_photographs_may_come_from_elsewhere(tmp_path):
+    own = FashionSample(num_train=30, num_held_out=10)
+    bundled, other = FashionOnPhotographs(num_train=30, num_held_out=10), FashionOnPhotographs(items=own)
+    for role in ROLES:
+        assert np.array_equal(bundled.load(role).images, other.load(role).images)
+    assert len(FashionOnPhotographs(items=own, num_train=20).load("train").labels) == 20
+    for kind in ("ant", "bee"):
+        (tmp_path / kind).mkdir()
+        for number in range(8):
+            Image.fromarray(np.full((40, 20), 9 * number, np.uint8)).save(tmp_path / kind / f"{number}.png")
+    with pytest.raises(SettingError, match=r"at most 36 x 36, are needed; one is 40 x 20"):
+        FashionOnPhotographs(items=Folder(root=str(tmp_path), channels=1)).load("train")
+    with pytest.raises(SettingError, match="must be grey pictures"):
+        FashionOnPhotographs(items=Folder(root=str(tmp_path)))
