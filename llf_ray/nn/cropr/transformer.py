@@ -101,6 +101,17 @@ class Cropped(nn.Module):
         """Tokens behind the last block, normalised, prefix first; patches in the order in which they were kept."""
         return cast("Tensor", self.norm(self._run(x, None, False, False)[0]))  # type: ignore[operator]
 
+    def forward_intermediates(self, *_: Any, **__: Any) -> Any:
+        """Refused: timm's runs every block on all tokens and puts what lies between them on the whole grid.
+
+        Raises:
+            SettingError: always.
+        """
+        raise SettingError(
+            "forward_intermediates: between its blocks this model has fewer tokens than the grid has places; features "
+            "of the last block are model(images, grid=True)"
+        )
+
     def set_input_size(self, *args: Any, **settings: Any) -> None:
         """As timm's; the schedule is then for the new number of patches."""
         super().set_input_size(*args, **settings)  # type: ignore[misc]
@@ -112,6 +123,8 @@ class Cropped(nn.Module):
         """Tokens behind the last block, auxiliary answers, the patch that each token is, depths, and the grid."""
         cropping, prefix = self.cropping, self.num_prefix_tokens
         shape = self._grid_of(images)
+        if detailed and cropping.queries == "patches":
+            self._check_queries(shape)
         tokens, table, mixed = self._embedded(images)
         alive = tokens.shape[1] - prefix
         if kept is None:
@@ -191,6 +204,16 @@ class Cropped(nn.Module):
         if self.training and temperature:
             scores = scores.float() / temperature - torch.rand_like(scores.float()).log().neg().log()
         return -scores if selector == "non_salient" else scores
+
+    def _check_queries(self, grid: tuple[int, int]) -> None:
+        """Raise where there are not as many queries as patches."""
+        modules = (getattr(block, "cropr", None) for block in self.blocks)
+        made = next((len(module.queries) for module in modules if isinstance(module, Cropr)), None)
+        if made not in (None, grid[0] * grid[1]):
+            raise SettingError(
+                f"queries = 'patches': the modules have {made}, one for each patch of the grid that they were made "
+                f"for; these images have {_by(grid)} patches"
+            )
 
     def _seen(self, tokens: Tensor) -> Tensor:
         """What an aggregator looks at."""

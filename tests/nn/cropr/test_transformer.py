@@ -432,6 +432,22 @@ def test_a_model_whose_input_size_is_changed_counts_its_patches_anew():
     assert model(pictures(model, 1), grid=True).shape == (1, 6, 6, model.embed_dim)
 
 
+def test_queries_of_patches_go_with_the_grid_that_they_were_made_for():
+    model = pruned("AugReg", Cropping(schedule=KeepRate(keep=0.5), queries="patches"))
+    assert model(pictures(model, 1), detailed=True).auxiliary[0].shape[1] == 16
+    model.set_input_size((96, 96))
+    model(pictures(model, 1))  # to choose tokens any number of queries will do
+    with pytest.raises(SettingError, match=r"the modules have 16, .* these images have 6 x 6 patches"):
+        model(pictures(model, 1), detailed=True)
+
+
+def test_what_lies_between_blocks_is_refused_rather_than_that_of_the_dense_model():
+    for family in ("AugReg", "EVA-02"):
+        model = pruned(family, Cropping(schedule=Steady(rate=2)))
+        with pytest.raises(SettingError, match=r"forward_intermediates: .* grid=True"):
+            model.forward_intermediates(pictures(model, 1))
+
+
 def test_the_last_block_has_no_stochastic_depth_and_the_others_keep_theirs():
     for family in ("AugReg", "attention and MLP side by side", "two attentions side by side", "EVA-02"):
         model = apply(made(family, drop_path_rate=0.3), Cropping(schedule=Steady(rate=1)), outputs=2)
