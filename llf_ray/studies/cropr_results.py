@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Group as Stacked
 from rich.console import RenderableType
 from rich.text import Text
@@ -20,14 +19,13 @@ from rich.text import Text
 from llf_ray import figures
 from llf_ray.display import duration
 from llf_ray.journal import read, replace_text
-from llf_ray.nn.cropr import Count, Cropped, count, image_shape
 from llf_ray.studies.claims import QUICK, Claim, Found, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, plain, spread
 from llf_ray.studies.cropr import DENSE, UNTRAINED, CroprStudy, Family
 from llf_ray.studies.kept import spent
-from llf_ray.studies.show import markdown_table, table_like
+from llf_ray.studies.show import Price, markdown_table, price_of, table_like
 
-__all__ = ["Findings", "Price", "claims", "document", "findings", "report", "write"]
+__all__ = ["Findings", "claims", "document", "findings", "report", "write"]
 
 Seeds = Mapping[int, float]
 
@@ -44,17 +42,6 @@ PUBLISHED = {
     "non_salient": "76.4 (with LLF)",
     "merge": "85.0 (re-run), 85.1 (ToMe's paper)",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """Multiply-adds of one image through an arm's network in inference and through the dense one, and the share of
-    patches that it has cut by its last block (fusion not counted).
-    """
-
-    pruned: Count
-    dense: Count
-    gone: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +97,7 @@ def findings(study: CroprStudy) -> Findings:
             if f"{family.name}-{arm}" in begun
         } | _untrained(folder, family, study.seeds)
         tasks = {**family.arms, **family.untrained}
-        prices[family.name] = {arm: price for arm, task in tasks.items() if (price := _price(task)) is not None}
+        prices[family.name] = {arm: price for arm, task in tasks.items() if (price := price_of(task)) is not None}
     done = [name for name in study.trainings() if (folder / name / "final" / "model.safetensors").exists()]
     return Findings(
         study=study,
@@ -141,21 +128,6 @@ def _untrained(folder: Path, family: Family, seeds: Sequence[int]) -> dict[str, 
                 for name, value in scores.items():
                     found.setdefault(arm, {}).setdefault(name, {})[seed] = value
     return found
-
-
-def _price(task: Any) -> Price | None:
-    """What a network costs, counted without memory for its weights; of a transformer inside a larger network alone."""
-    with torch.device("meta"):
-        network = task.skeleton()
-    cropped = next((module for module in network.modules() if isinstance(module, Cropped)), None)
-    if cropped is None:
-        return None
-    shape = (1, *image_shape(cropped))
-    pruned = count(cropped, shape)
-    whole = cropped.kept
-    cropped.kept = (cropped.grid[0] * cropped.grid[1],) * len(whole)
-    dense = count(cropped, shape)
-    return Price(pruned=pruned, dense=dense, gone=1 - whole[-1] / (cropped.grid[0] * cropped.grid[1]))
 
 
 # -------------------------------------------------------------------------------------------------------------- claims

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Group as Stacked
 from rich.console import RenderableType
 from rich.table import Table
@@ -25,8 +27,12 @@ from llf_ray.tasks.base import ROLES
 from llf_ray.train.adviser import read_cuts
 from llf_ray.train.state import Run
 
+if TYPE_CHECKING:
+    from llf_ray.nn.cropr.flops import Count
+
 __all__ = [
     "Deed",
+    "Price",
     "Stretch",
     "check_budgets",
     "deeds",
@@ -34,6 +40,7 @@ __all__ = [
     "draw_run",
     "markdown_table",
     "picture",
+    "price_of",
     "rate_range",
     "show",
     "show_comparison",
@@ -433,12 +440,53 @@ def _shared_facts(prepared: Prepared) -> dict[str, str]:
     return {
         "task": f"{type(config.task).__name__}: {_inner(config.task)}; {items}",
         "model": f"{parameters:,} parameters ({weights:,} convolution and linear weights) in {tensors} tensors",
+        **_tokens(config.task),
         "optimizer": f"{config.optim.name}, lr {config.optim.lr:g}, weight decay {config.optim.weight_decay:g}"
         + "".join(f", {name} {value:g}" for name, value in extras.items() if value is not None),
         "step": f"{config.engine.batch} items = {resources.workers} workers x {micro} x {accumulation} micro-batches; "
         f"ZeRO {config.engine.stage}, {config.engine.precision}; {resources.cpus:g} CPU"
         + (f" and {resources.gpus:g} GPU" if resources.gpus else "")
         + " a worker",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a transformer that loses tokens costs: multiply-adds of one image in inference, pruned and dense, the tokens
+    that each block works on, and the share of patches that are cut.
+    """
+
+    pruned: Count
+    dense: Count
+    lengths: tuple[int, ...]
+    gone: float
+
+
+def price_of(task: Any) -> Price | None:
+    """The price of a task's transformer, inside whatever network; None for one that is no such. Nothing is computed."""
+    with torch.device("meta"):
+        modules = task.skeleton().modules()
+    model = next((module for module in modules if hasattr(module, "cropping")), None)
+    if model is None:
+        return None
+    from llf_ray.nn.cropr import count, image_shape, lengths, shape_of  # here: they import timm, which takes seconds
+
+    images, shape, kept = (1, *image_shape(model)), shape_of(model), model.kept
+    pruned = count(model, images)
+    model.kept = (shape.patches,) * len(kept)
+    dense = count(model, images)
+    alive = lengths(shape, model.after, kept)
+    return Price(pruned=pruned, dense=dense, lengths=alive, gone=1 - kept[-1] / shape.patches)
+
+
+def _tokens(task: Any) -> dict[str, str]:
+    price = price_of(task)
+    if price is None or not price.gone:
+        return {}
+    return {
+        "tokens": f"{', '.join(map(str, price.lengths))} in its blocks; multiply-adds of an image "
+        f"{price.pruned.linear / price.dense.linear:.0%} of the dense model's, with attention "
+        f"{price.pruned.total / price.dense.total:.0%} ({price.dense.total / 1e9:.3g} G)"
     }
 
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from llf_ray.data import FashionOnPhotographs
 from llf_ray.forget.groups import Select
 from llf_ray.forget.masks import Magnitude
 from llf_ray.forget.operations import Forget, KeepMask, Snapshot
+from llf_ray.nn.cropr import Cropping, Steady
 from llf_ray.plan import Curve, Cut, Length, Phase, Rule, Until, locate, rates, spans
 from llf_ray.recipes.later_layer import LaterLayer
 from llf_ray.recipes.long import Long
 from llf_ray.recipes.restarts import Restarts
 from llf_ray.recipes.seal import Seal
 from llf_ray.run import prepare
-from llf_ray.studies.show import check_budgets, deeds, markdown_table, picture, show, stretches
+from llf_ray.studies.show import check_budgets, deeds, markdown_table, picture, price_of, show, stretches
+from llf_ray.tasks.classification import CroppedTransformer, TimmModel, tiny
 from tests.local import SGD, settings
 
 RECIPES = {
@@ -193,3 +196,23 @@ def test_unequal_budgets_are_named():
 def test_a_table_in_markdown_has_words_left_and_numbers_right() -> None:
     lines = markdown_table(("arm", "why", "test"), [("long", "b", "0.5"), ("seal", "d", "0.6")], left=2)
     assert lines == ["| arm | why | test |", "|---|---|---:|", "| long | b | 0.5 |", "| seal | d | 0.6 |"]
+
+
+def test_a_model_that_loses_tokens_says_how_many_its_blocks_work_on():
+    cropping = Cropping(schedule=Steady(rate=8), fusion=True)
+    options = {"img_size": 36, "patch_size": 6, "depth": 4, "embed_dim": 32, "num_heads": 2}
+    model = CroppedTransformer(model=TimmModel(name="vit_tiny_patch16_224", options=options), cropping=cropping)
+    task = replace(tiny, model=model, data=FashionOnPhotographs(num_train=40, num_held_out=20))
+    price = price_of(task)
+    assert price.lengths == (37, 28, 20, 37)
+    assert price.gone == 1 - 19 / 36
+    assert price.pruned.total < price.dense.total
+    assert price_of(tiny) is None
+    recipe = Long(generations=1, epochs=1, warmup_epochs=0)
+    words = printed(prepare(settings(recipe, task=task)), width=400)
+    assert "37, 28, 20, 37 in its blocks" in words
+    assert f"with attention {price.pruned.total / price.dense.total:.0%}" in words
+    dense = replace(task, model=replace(model, cropping=replace(cropping, schedule=Steady(rate=0))))
+    assert "in its blocks" not in printed(
+        prepare(settings(Long(generations=1, epochs=1, warmup_epochs=0), task=dense)), width=400
+    )
