@@ -28,6 +28,7 @@ __all__ = [
     "Augment",
     "Scaling",
     "TimmAugment",
+    "check_scaling",
     "mix",
     "seeded",
     "shift_and_flip",
@@ -133,6 +134,17 @@ def _counted(images: Pixels) -> NDArray[np.int64]:
     """How often each channel has each of the 256 values: (channels, 256)."""
     pixels = images.reshape(-1, images.shape[-1])
     return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(pixels.shape[1])])
+
+
+def check_scaling(mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: int) -> None:
+    """Raise unless both are None or one number a channel each, deviations above 0."""
+    if (mean is None) != (std is None):
+        raise SettingError(f"mean = {mean!r}, std = {std!r}: both or neither")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise SettingError(f"{name} = {values!r}: one number for each of the {channels} channels is needed")
+    if std is not None and min(std) <= 0:
+        raise SettingError(f"std = {std!r}: must be > 0")
 
 
 def shift_and_flip(pictures: Tensor, draw: Draw, augment: Augment) -> Tensor:

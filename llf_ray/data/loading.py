@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import tee
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,18 +96,8 @@ def from_files(
 
     Workers run ahead of the batches by two draws each. Nothing here draws from the ambient generators.
     """
-    loader = DataLoader(
-        _Transformed(items, training, plain),
-        batch_sampler=_Requests(draws),
-        num_workers=num_workers,
-        collate_fn=_collated,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader would draw a seed for its workers from the ambient one
-    )
-    for read in loader:
-        if isinstance(read, str):  # an error crosses processes as text: its message stays one line
-            raise BrokenData(read)
-        images, labels = read
+    read_in_turn = _read(_Transformed(items, training, plain), draws, _collated, device, num_workers)
+    for images, labels in read_in_turn:
         yield ImageBatch(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
 
 
@@ -124,18 +115,8 @@ def from_scenes(
     """
     padding = tuple(round(255 * value) for value in scaling.mean)
     asked, given = tee(draws)
-    loader = DataLoader(
-        _InSquares(scenes, jitter, padding),
-        batch_sampler=_Requests(asked),
-        num_workers=num_workers,
-        collate_fn=_together,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader would draw a seed for its workers from the ambient one
-    )
-    for draw, read in zip(given, loader, strict=True):
-        if isinstance(read, str):
-            raise BrokenData(read)
-        squares, targets, truths = read
+    read_in_turn = _read(_InSquares(scenes, jitter, padding), asked, _together, device, num_workers)
+    for draw, (squares, targets, truths) in zip(given, read_in_turn, strict=True):
         moved = tuple(
             {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in targets
         )
@@ -182,18 +163,8 @@ def from_masks(
 
     Padding has the mean colour, which is 0 when scaled.
     """
-    loader = DataLoader(
-        _Views(images, augment),
-        batch_sampler=_Requests(draws),
-        num_workers=num_workers,
-        collate_fn=_viewed,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader would draw a seed for its workers from the ambient one
-    )
-    for read in loader:
-        if isinstance(read, str):  # an error crosses processes as text: its message stays one line
-            raise BrokenData(read)
-        views, key = read
+    read_in_turn = _read(_Views(images, augment), draws, _viewed, device, num_workers)
+    for views, key in read_in_turn:
         pictures = torch.stack([view.image for view in views]).to(device, non_blocking=True)
         squares, extents = scaling.scaled(pictures.permute(0, 2, 3, 1)), tuple(view.extent for view in views)
         for image, (high, wide) in zip(squares, extents, strict=True):
@@ -219,6 +190,28 @@ class _Requests:
     def __iter__(self) -> Iterator[list[_Request]]:
         for draw in self.draws:
             yield [(int(index), draw.key) for index in draw.indices]
+
+
+def _read(
+    samples: Dataset[Any],
+    draws: Iterable[Draw],
+    collate: Callable[[list[Any]], Any],
+    device: torch.device,
+    num_workers: int,
+) -> Iterator[Any]:
+    """What ``collate`` makes of the samples of each draw, in their order; workers run ahead by two draws each."""
+    loader = DataLoader(
+        samples,
+        batch_sampler=_Requests(draws),
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the loader would draw a seed for its workers from the ambient one
+    )
+    for read in loader:
+        if isinstance(read, str):  # an error crosses processes as text: its message stays one line
+            raise BrokenData(read)
+        yield read
 
 
 class _Views(Dataset["tuple[View, tuple[int, ...] | None] | str"]):

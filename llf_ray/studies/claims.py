@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from llf_ray.studies.compare import Against
+from llf_ray.studies.show import markdown_table
 
-__all__ = ["QUICK", "VERDICTS", "Claim", "Found", "Verdict", "counted", "judge", "judged", "untestable"]
+__all__ = ["QUICK", "VERDICTS", "Claim", "Found", "Verdict", "claim_table", "counted", "judge", "judged", "untestable"]
 
 Verdict = Literal["reproduced", "not reproduced", "cannot be tested here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)  # the best first
@@ -108,3 +109,19 @@ def counted(every: Sequence[Found]) -> str:
     if missed:
         words["not reproduced"] += f" ({len(missed) - open_ones} contradicted, {open_ones} {NOISE})"
     return ", ".join(words.values())
+
+
+def claim_table(every: Sequence[Found]) -> list[str]:
+    """Claims as a table in Markdown, the verdict last."""
+    columns = ["claim", "source", "published", "ours: mean difference (95 % interval)", "verdict"]
+    rows = [
+        [
+            one.claim.claim,
+            one.claim.source,
+            one.claim.published,
+            one.ours,
+            f"**{one.verdict}**" + (f": {one.why}" if one.why else ""),
+        ]
+        for one in every
+    ]
+    return markdown_table(columns, rows, left=len(columns))

@@ -19,7 +19,7 @@ from rich.text import Text
 from llf_ray import figures
 from llf_ray.display import duration
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.claims import QUICK, Claim, Found, counted, judge, judged, untestable
+from llf_ray.studies.claims import QUICK, Claim, Found, claim_table, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, plain, spread
 from llf_ray.studies.cropr import DENSE, UNTRAINED, CroprStudy, Family
 from llf_ray.studies.kept import spent
@@ -334,17 +334,6 @@ def _seeds(found: Findings) -> str:
 
 def _claim_lines(found: Findings) -> list[str]:
     every = claims(found)
-    columns = ["claim", "source", "published", "ours: mean difference (95 % interval)", "verdict"]
-    rows = [
-        [
-            one.claim.claim,
-            one.claim.source,
-            one.claim.published,
-            one.ours,
-            f"**{one.verdict}**" + (f": {one.why}" if one.why else ""),
-        ]
-        for one in every
-    ]
     return [
         "## Claims",
         "",
@@ -353,7 +342,7 @@ def _claim_lines(found: Findings) -> list[str]:
         "95 % interval lies on the claimed side of zero, or of the margin that a claim names. [R] README of the "
         "authors' code, [S] a text that quotes the paper.",
         "",
-        *markdown_table(columns, rows, left=len(columns)),
+        *claim_table(every),
     ]
 
 

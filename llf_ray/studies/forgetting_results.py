@@ -21,7 +21,7 @@ from llf_ray.display import duration
 from llf_ray.forget.groups import Both, Select, layout, resolve
 from llf_ray.forget.operations import WEIGHTS
 from llf_ray.journal import read, replace_text
-from llf_ray.studies.claims import QUICK, Claim, Found, counted, judge, judged, untestable
+from llf_ray.studies.claims import QUICK, Claim, Found, claim_table, counted, judge, judged, untestable
 from llf_ray.studies.compare import Against, Result, against, collect, draw_result, markdown, plain, spread
 from llf_ray.studies.examine import examined
 from llf_ray.studies.forgetting import KELS, MAIN, SELECTIVE, SLIM, TINY_IMAGENET, ForgettingStudy, sweep
@@ -784,17 +784,6 @@ def document(found: Findings) -> str:
 
 
 def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
-    columns = ["claim", "source", "published", "ours: mean difference (95 % interval)", "verdict"]
-    rows = [
-        [
-            one.claim.claim,
-            one.claim.source,
-            one.claim.published,
-            one.ours,
-            f"**{one.verdict}**" + (f": {one.why}" if one.why else ""),
-        ]
-        for one in every
-    ]
     return [
         "## Claims",
         "",
@@ -805,7 +794,7 @@ def _claim_lines(every: Sequence[Found], *, quick: bool) -> list[str]:
         "fewer than three seeds have none. [R] README, log or figure of the authors' code, [C] their "
         "code, [I] an issue thread there, [W] a leaderboard's entry for the paper, [S] a text that quotes the paper.",
         "",
-        *markdown_table(columns, rows, left=len(columns)),
+        *claim_table(every),
     ]
 
 

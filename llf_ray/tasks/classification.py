@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError, check_number, unknown
-from llf_ray.data.augment import Augment, Scaling, TimmAugment, timm_transform
+from llf_ray.data.augment import Augment, Scaling, TimmAugment, check_scaling, timm_transform
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, DataSet, Items, Role, Stack, square, stacked
 from llf_ray.data.loading import ImageBatch, from_files, from_memory, mixed
 from llf_ray.data.mislabel import drawn_labels, relabelled
@@ -79,15 +79,7 @@ class Classification:
         check_number("mislabelled_seed", self.mislabelled_seed, low=0)
         for name in ("mixup", "cutmix", "num_workers"):
             check_number(name, getattr(self, name), low=0)
-        if (self.mean is None) != (self.std is None):
-            raise SettingError(f"mean = {self.mean!r}, std = {self.std!r}: both or neither")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != self.data.channels:
-                raise SettingError(
-                    f"{name} = {values!r}: one number for each of the {self.data.channels} channels is needed"
-                )
-        if self.std is not None and min(self.std) <= 0:
-            raise SettingError(f"std = {self.std!r}: must be > 0")
+        check_scaling(self.mean, self.std, self.data.channels)
         if isinstance(self.start, Pretrained) and not isinstance(self.model, OF_TIMM):
             raise SettingError(
                 f"start = Pretrained(): only timm's models have pretrained weights, not {type(self.model).__name__}"

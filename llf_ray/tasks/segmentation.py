@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llf_ray.config import SettingError, check_number
-from llf_ray.data.augment import Scaling
+from llf_ray.data.augment import Scaling, check_scaling
 from llf_ray.data.base import ROLES, ROOT_VARIABLE, Pixels, Role
 from llf_ray.data.fashion_masks import FashionMasks
 from llf_ray.data.loading import MaskBatch, from_masks
@@ -74,15 +74,7 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         check_number("num_workers", self.num_workers, low=0)
-        if (self.mean is None) != (self.std is None):
-            raise SettingError(f"mean = {self.mean!r}, std = {self.std!r}: both or neither")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != self.data.channels:
-                raise SettingError(
-                    f"{name} = {values!r}: one number for each of the {self.data.channels} channels is needed"
-                )
-        if self.std is not None and min(self.std) <= 0:
-            raise SettingError(f"std = {self.std!r}: must be > 0")
+        check_scaling(self.mean, self.std, self.data.channels)
         cropping = self._model.cropping
         if cropping.learns and cropping.queries != "patches":
             raise SettingError(
