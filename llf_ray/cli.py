@@ -530,25 +530,40 @@ def study() -> None:
     """Hold published claims against numbers of one's own."""
 
 
+def judged(size: str, data: str, seeds: str, name: str) -> Callable[[Any], Any]:
+    """Options of a study with three sizes; what is said of each differs."""
+    options = [
+        click.option("--size", metavar="[quick|small|paper]", default="small", show_default=True, help=size),
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help=f"Where data sets lie, in place of the variable LLF_RAY_DATA: {data}.",
+        ),
+        click.option("--seeds", type=int, metavar="N", help=f"Seeds 0 to N-1 [default: {seeds}]."),
+        click.option("--name", default="", help=f"Name of the study's folder [default: {name}]."),
+        click.option(
+            "--tables", is_flag=True, help="Train nothing, only read: make tables and figures of what is there."
+        ),
+        plain_option,
+        verbose_option,
+        runs_option,
+    ]
+
+    def with_options(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return with_options
+
+
 @study.command()
-@click.option(
-    "--size",
-    metavar="[quick|small|paper]",
-    default="small",
-    show_default=True,
-    help="quick: a minute or two, shows that all works; small: 40 minutes on two cores; paper: a cluster's GPUs.",
+@judged(
+    size="quick: a minute or two, shows that all works; small: 40 minutes on two cores; paper: a cluster's GPUs.",
+    data="small wants CIFAR-10 there, paper its own sets",
+    seeds="3; quick: 1",
+    name="forgetting-SIZE",
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data sets lie, in place of the variable LLF_RAY_DATA: small wants CIFAR-10 there, paper its own sets.",
-)
-@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3; quick: 1].")
-@click.option("--name", default="", help="Name of the study's folder [default: forgetting-SIZE].")
-@click.option("--tables", is_flag=True, help="Train nothing, only read: make tables and figures of what is there.")
-@plain_option
-@verbose_option
-@runs_option
 def forgetting(
     size: str,
     data_root: Path | None,
@@ -619,24 +634,12 @@ def language(size: str, seeds: int | None, name: str, plain: bool, verbose: bool
 
 
 @study.command()
-@click.option(
-    "--size",
-    metavar="[quick|small|paper]",
-    default="small",
-    show_default=True,
-    help="quick: a few minutes, shows that all works; small: real images, two cores; paper: a cluster's GPUs.",
+@judged(
+    size="quick: a few minutes, shows that all works; small: real images, two cores; paper: a cluster's GPUs.",
+    data="small wants CamVid and nuclei there",
+    seeds="3; quick: 1; paper: 5",
+    name="cropr-SIZE",
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where data sets lie, in place of the variable LLF_RAY_DATA: small wants CamVid and nuclei there.",
-)
-@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N-1 [default: 3; quick: 1; paper: 5].")
-@click.option("--name", default="", help="Name of the study's folder [default: cropr-SIZE].")
-@click.option("--tables", is_flag=True, help="Train nothing, only read: make tables and figures of what is there.")
-@plain_option
-@verbose_option
-@runs_option
 def cropr(
     size: str,
     data_root: Path | None,

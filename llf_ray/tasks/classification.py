@@ -27,7 +27,7 @@ from llf_ray.nn.normaliser import freeze, normaliser_of, recalibrate
 from llf_ray.plan import FREEZE, RECALIBRATE, Pass
 from llf_ray.tasks.base import Tally, tally
 from llf_ray.tasks.models import CroppedTransformer, Model, MultiLayerPerceptron, Normalised, SmallResNet, TimmModel
-from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into
+from llf_ray.tasks.start import Fresh, FromFile, FromRun, Pretrained, Start, fitting, load_into, stated_scaling
 
 __all__ = [
     "Classification",
@@ -270,13 +270,7 @@ class Classification:
 
     def scaling(self) -> Scaling:
         """What pixels are scaled by: whoever uses the exported network needs these numbers."""
-        if self.mean is not None and self.std is not None:
-            return Scaling(mean=self.mean, std=self.std)
-        if isinstance(self.start, Pretrained) and isinstance(self.model, OF_TIMM):
-            expected = self.model.pretrained_scaling()
-            if expected is not None and len(expected[0]) == self.data.channels:
-                return Scaling(mean=expected[0], std=expected[1])
-        return _measured(self.data, self._side, os.environ.get(ROOT_VARIABLE))
+        return stated_scaling(self) or _measured(self.data, self._side, os.environ.get(ROOT_VARIABLE))
 
     @property
     def _classes(self) -> tuple[str, ...]:

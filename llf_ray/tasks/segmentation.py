@@ -27,7 +27,7 @@ from llf_ray.nn.cropr.schedule import Steady
 from llf_ray.nn.cropr.settings import Cropping
 from llf_ray.tasks.base import Tally, tally
 from llf_ray.tasks.models import CroppedTransformer, TimmModel
-from llf_ray.tasks.start import Fresh, Pretrained, Start, fitting, load_into
+from llf_ray.tasks.start import Fresh, Pretrained, Start, fitting, load_into, stated_scaling
 
 __all__ = ["Looked", "Segmentation", "tiny"]
 
@@ -240,13 +240,7 @@ class Segmentation:
 
     def scaling(self) -> Scaling:
         """What pixels are scaled by: whoever uses the exported network needs these numbers."""
-        if self.mean is not None and self.std is not None:
-            return Scaling(mean=self.mean, std=self.std)
-        if isinstance(self.start, Pretrained):
-            expected = self._model.model.pretrained_scaling()
-            if expected is not None and len(expected[0]) == self.data.channels:
-                return Scaling(mean=expected[0], std=expected[1])
-        return _measured(self.data, os.environ.get(ROOT_VARIABLE))
+        return stated_scaling(self) or _measured(self.data, os.environ.get(ROOT_VARIABLE))
 
     @property
     def _model(self) -> CroppedTransformer:

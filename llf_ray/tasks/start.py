@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from llf_ray.config import nearest
+from llf_ray.data.augment import Scaling
 from llf_ray.data.base import PATH, RUN_PATH, found, located
 from llf_ray.nn.weights import read_weights
 
@@ -23,6 +24,7 @@ __all__ = [
     "load_into",
     "same_network",
     "starting_weights",
+    "stated_scaling",
 ]
 
 Head: TypeAlias = Literal["same", "fresh"]
@@ -60,6 +62,19 @@ class FromRun:
 
 
 Start: TypeAlias = Fresh | Pretrained | FromFile | FromRun
+
+
+def stated_scaling(task: Any) -> Scaling | None:
+    """What a task's pixels are scaled by where its settings say so, or its pretrained weights expect it; None where the
+    training images must be measured.
+    """
+    if task.mean is not None and task.std is not None:
+        return Scaling(mean=task.mean, std=task.std)
+    if isinstance(task.start, Pretrained) and hasattr(task.model, "pretrained_scaling"):
+        expected = task.model.pretrained_scaling()
+        if expected is not None and len(expected[0]) == task.data.channels:
+            return Scaling(mean=expected[0], std=expected[1])
+    return None
 
 
 def weights_file(start: Start) -> Path | None:
